@@ -1,0 +1,51 @@
+"""The arrays that rooms hand to one another, and the one network interface they share.
+
+einops letters: `b` batch row, `f` frame, `h w` height and width, `c` channels,
+`m` caption, `n` text token, `d` width of a text embedding.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Video = Float[Array, "b f h w c"]
+Image = Float[Array, "b h w c"]
+LogSNR = Float[Array, " b"] | Float[Array, "b f"]
+KeyArray = Key[Array, "..."]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """Everything a denoiser reads besides z_t and its log-SNR. A pytree; None leaves are static.
+
+    Attributes:
+      text_emb: Float[m n d], frozen encoder outputs, one per caption; zeros where dropped.
+      text_mask: Bool[m n], True at real tokens. An all-False row is the unconditional caption.
+      caption_index: Int[b f], which of the m captions each frame reads; None means that every
+        frame of row b reads caption b (then m == b), as in a batch of videos only.
+      is_image: Bool[b], True where a row packs f independent images instead of one video, so
+        that nothing may mix over frames; None means that no row does.
+      low_res: Float[b f h w c], the previous stage's clip, noised on its own grid and resampled to
+        this stage's grid, in [-1, 1] before noise; None for the base model.
+      low_res_logsnr: Float[b] or Float[b f], log-SNR of that noise in nats; None for the base model.
+      guidance_weight: Float[b], w of Eq. 5 for models distilled with w as an input; else None.
+    """
+
+    text_emb: Float[Array, "m n d"]
+    text_mask: Bool[Array, "m n"]
+    caption_index: Int[Array, "b f"] | None = None
+    is_image: Bool[Array, " b"] | None = None
+    low_res: Video | None = None
+    low_res_logsnr: LogSNR | None = None
+    guidance_weight: Float[Array, " b"] | None = None
+
+
+class DenoiseFn(Protocol):
+    """A network with its parameters bound: what it predicts (v, eps or x) is its stage's choice."""
+
+    def __call__(self, z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
+        """Predicts from z_t (b f h w c) at logsnr_t (b or b f); same shape as z_t."""
+        ...

@@ -1,0 +1,202 @@
+"""Attention over the pixels of a frame, over caption tokens, and over frames.
+
+Height and width stay two axes of every einsum: merging them would merge a split axis and force a
+gather. Letters: b f h w as ever; x y the height and width of keys; g the frame of keys; t text
+token; n head; d head_dim.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from imagen_video.networks.norms import GroupNorm
+from imagen_video.sharding import axes
+
+_LECUN = nn.initializers.lecun_normal()
+_ZEROS = nn.initializers.zeros_init()
+
+
+def heads_projection(heads: int, head_dim: int, *, dtype: DTypeLike, name: str) -> nn.DenseGeneral:
+    """[... c] to [... n d], no bias."""
+    names = (axes.IN, axes.HEADS, axes.HEAD_DIM)
+    return nn.DenseGeneral(
+        (heads, head_dim),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(_LECUN, names),
+        name=name,
+    )
+
+
+def out_projection(features: int, *, dtype: DTypeLike, name: str = "out") -> nn.DenseGeneral:
+    """[... n d] to [... features], zero-initialised so that the residual branch starts at zero."""
+    names = (axes.HEADS, axes.HEAD_DIM, axes.OUT)
+    return nn.DenseGeneral(
+        features,
+        axis=(-2, -1),
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(_ZEROS, names),
+        bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
+        name=name,
+    )
+
+
+def joint_softmax(logits: Sequence[Float[Array, "..."]], axis_counts: Sequence[int]) -> list[Array]:
+    """One softmax over several groups of keys, without concatenating them.
+
+    Args:
+      logits: float32 arrays that agree on their leading axes (queries).
+      axis_counts: for each, how many of its trailing axes index keys.
+
+    Returns:
+      Probabilities in the shapes of `logits`; over all groups' keys together they sum to 1.
+    """
+    key_axes = [tuple(range(-count, 0)) for count in axis_counts]
+
+    def over_keys(values: Array, count: int) -> Array:
+        return values.reshape(values.shape + (1,) * count)
+
+    peak = jnp.max(jnp.stack([jnp.max(l, axis=a) for l, a in zip(logits, key_axes)]), axis=0)
+    weights = [jnp.exp(l - over_keys(peak, count)) for l, count in zip(logits, axis_counts)]
+    total = sum(jnp.sum(w, axis=a) for w, a in zip(weights, key_axes))
+    return [w / over_keys(total, count) for w, count in zip(weights, axis_counts)]
+
+
+class TextKeys(nn.Module):
+    """Keys and values of the caption tokens plus one learned null token that is always attended.
+
+    The null token keeps the softmax defined when a caption is dropped (our choice). Projections
+    run once per caption; the result is gathered to frames where rows pack several captions.
+    """
+
+    heads: int
+    head_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "m t e"], mask: Bool[Array, "m t"]
+    ) -> tuple[Float[Array, "m t1 n d"], Float[Array, "m t1 n d"], Bool[Array, "m t1"]]:
+        """Returns keys, values [m t+1 n d] and mask [m t+1]; the null token comes first."""
+        m = tokens.shape[0]
+        shape = (1, 1, self.heads, self.head_dim)
+        nulls = [
+            self.param(
+                name,
+                nn.with_logical_partitioning(
+                    nn.initializers.normal(0.02), (None, None, axes.HEADS, axes.HEAD_DIM)
+                ),
+                shape,
+            ).astype(self.dtype)
+            for name in ("null_key", "null_value")
+        ]
+        project = [
+            heads_projection(self.heads, self.head_dim, dtype=self.dtype, name=name)(tokens)
+            for name in ("text_key", "text_value")
+        ]
+        k, v = (
+            jnp.concatenate([jnp.broadcast_to(null, (m, *shape[1:])), p], axis=1)
+            for null, p in zip(nulls, project)
+        )
+        return k, v, jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+
+
+class SpatialAttention(nn.Module):
+    """Residual attention of every pixel over its frame's pixels and its caption (arXiv 2205.11487, B.1).
+
+    Caption keys and values join those of the frame's pixels in one softmax. With
+    `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial
+    self-attention (arXiv 2210.02303 section 2.3).
+    """
+
+    head_dim: int
+    groups: int
+    attend_pixels: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        h: Float[Array, "b f h w c"],
+        tokens: Float[Array, "m t e"],
+        text_mask: Bool[Array, "m t"],
+        caption_index: Array | None = None,
+    ) -> Float[Array, "b f h w c"]:
+        """Returns h plus what it read; caption_index Int[b f] or None as in `Conditioning`."""
+        channels = h.shape[-1]
+        heads = channels // self.head_dim
+        normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
+
+        def project(name):
+            return heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
+
+        q = project("query") * self.head_dim**-0.5
+        text_k, text_v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(
+            tokens, text_mask
+        )
+        kv = "btnd"
+        if caption_index is not None:
+            text_k, text_v, mask = (a[caption_index] for a in (text_k, text_v, mask))
+            kv = "bftnd"
+        text_logits = jnp.einsum(f"bfhwnd,{kv}->bfnhwt", q, text_k).astype(jnp.float32)
+        mask = mask[:, :, None, None, None] if caption_index is not None else mask[:, None, None, None, None]
+        text_logits = jnp.where(mask, text_logits, -jnp.inf)
+        if self.attend_pixels:
+            k, v = project("key"), project("value")
+            logits = jnp.einsum("bfhwnd,bfxynd->bfnhwxy", q, k).astype(jnp.float32)
+            p_pixels, p_text = joint_softmax([logits, text_logits], [2, 1])
+            out = jnp.einsum("bfnhwxy,bfxynd->bfhwnd", p_pixels.astype(self.dtype), v)
+        else:
+            (p_text,) = joint_softmax([text_logits], [1])
+            out = 0.0
+        out = out + jnp.einsum(f"bfnhwt,{kv}->bfhwnd", p_text.astype(self.dtype), text_v)
+        return h + out_projection(channels, dtype=self.dtype)(out)
+
+
+class TemporalAttention(nn.Module):
+    """Residual attention of every pixel over the same pixel in all frames (arXiv 2204.03458, section 3).
+
+    A learned bias per head and frame offset (query minus key) makes it aware of relative position;
+    a scalar bias per offset is our choice among relative schemes. In rows of packed images the
+    attention matrix is fixed to the identity, so that a frame reads itself alone.
+
+    Attributes:
+      max_offset: offsets beyond +-max_offset share the outermost bias.
+    """
+
+    head_dim: int
+    groups: int
+    max_offset: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "b f h w c"], is_image: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b f h w c"]:
+        """Returns h plus what each frame read from the others."""
+        channels, frames = h.shape[-1], h.shape[1]
+        heads = channels // self.head_dim
+        normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
+        q, k, v = (
+            heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
+            for name in ("query", "key", "value")
+        )
+        bias = self.param(
+            "relative_bias",
+            nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.HEADS, axes.OFFSETS)),
+            (heads, 2 * self.max_offset + 1),
+        )
+        frame = jnp.arange(frames)
+        offset = jnp.clip(frame[:, None] - frame[None, :], -self.max_offset, self.max_offset)
+        logits = jnp.einsum("bfhwnd,bghwnd->bhwnfg", q * self.head_dim**-0.5, k).astype(jnp.float32)
+        logits = logits + bias[:, offset + self.max_offset]
+        if is_image is not None:
+            itself = jnp.eye(frames, dtype=bool)
+            attended = jnp.where(is_image[:, None, None], itself, True)
+            logits = jnp.where(attended[:, None, None, None], logits, -jnp.inf)
+        p = nn.softmax(logits, axis=-1).astype(self.dtype)
+        out = jnp.einsum("bhwnfg,bghwnd->bfhwnd", p, v)
+        return h + out_projection(channels, dtype=self.dtype)(out)

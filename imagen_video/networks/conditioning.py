@@ -1,0 +1,119 @@
+"""From `Conditioning` to what every block reads: one embedding vector and the caption's tokens."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from imagen_video.array_types import Conditioning, LogSNR
+from imagen_video.networks.attention import TextKeys, joint_softmax
+from imagen_video.networks.embeddings import ScalarEmbedding, bounded_time, dense
+from imagen_video.sharding import axes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """What one evaluation's blocks share.
+
+    Attributes:
+      emb: noise level, low-res noise level, guidance weight and pooled caption, summed; [b 1 e]
+        where all frames of a row share them, else [b f e].
+      tokens: projected caption tokens [m t e2].
+      text_mask: True at real tokens [m t].
+      caption_index: as in `Conditioning`.
+      is_image: as in `Conditioning`.
+    """
+
+    emb: Float[Array, "b f1 e"]
+    tokens: Float[Array, "m t e2"]
+    text_mask: Bool[Array, "m t"]
+    caption_index: Int[Array, "b f"] | None
+    is_image: Bool[Array, " b"] | None
+
+
+class TextPooling(nn.Module):
+    """Attention pooling of caption tokens by one learned query (arXiv 2205.11487, F.1)."""
+
+    dim: int
+    head_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "m t e"], mask: Bool[Array, "m t"]) -> Float[Array, "m e2"]:
+        """Returns one vector of width `dim` per caption; a dropped one pools the null token alone."""
+        heads = tokens.shape[-1] // self.head_dim
+        query = self.param(
+            "query",
+            nn.with_logical_partitioning(nn.initializers.normal(1.0), (axes.HEADS, axes.HEAD_DIM)),
+            (heads, self.head_dim),
+        ).astype(self.dtype)
+        k, v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(tokens, mask)
+        logits = jnp.einsum("nd,mtnd->mnt", query * self.head_dim**-0.5, k).astype(jnp.float32)
+        (p,) = joint_softmax([jnp.where(mask[:, None], logits, -jnp.inf)], [1])
+        pooled = jnp.einsum("mnt,mtnd->mnd", p.astype(self.dtype), v)
+        pooled = pooled.reshape(*pooled.shape[:-2], -1)
+        return dense(self.dim, dtype=self.dtype, names=(axes.IN, axes.EMB), name="out")(pooled)
+
+
+class ContextEncoder(nn.Module):
+    """Embeds noise levels and caption once per evaluation.
+
+    The caption's frozen embeddings are layer-normalised and projected once, for all layers
+    (our choice: per-layer projections of 4096-wide embeddings would cost more than the blocks').
+
+    Attributes:
+      emb_dim: width of the embedding every ResnetBlock reads.
+      text_dim: width of the projected tokens.
+      head_dim: of the pooling attention.
+      guidance_weight: whether w of Eq. 5 is an input (distilled models).
+    """
+
+    emb_dim: int
+    text_dim: int
+    head_dim: int
+    guidance_weight: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, logsnr_t: LogSNR, cond: Conditioning) -> Context:
+        """Builds the `Context` of one evaluation at logsnr_t [b] or [b f]."""
+        text_mask = cond.text_mask
+        normed = nn.LayerNorm(
+            dtype=jnp.float32,
+            scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (axes.NORM,)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.NORM,)),
+            name="text_norm",
+        )(cond.text_emb)
+        names = (axes.IN, axes.TEXT)
+        tokens = dense(self.text_dim, dtype=self.dtype, names=names, name="text_in")(normed)
+        pooled = TextPooling(self.emb_dim, self.head_dim, dtype=self.dtype, name="text_pool")(
+            tokens, text_mask
+        )
+        if cond.caption_index is None:
+            emb = pooled[:, None]
+        else:
+            emb = pooled[cond.caption_index]
+
+        def embed(name: str, values: Array) -> Array:
+            values = values if values.ndim == 2 else values[:, None]
+            return ScalarEmbedding(self.emb_dim, dtype=self.dtype, name=name)(values)
+
+        emb = emb + embed("time", bounded_time(logsnr_t))
+        if cond.low_res_logsnr is not None:
+            emb = emb + embed("low_res_time", bounded_time(cond.low_res_logsnr))
+        if self.guidance_weight:
+            if cond.guidance_weight is None:
+                raise ValueError("guidance_weight: this network reads w, and cond has None")
+            # 1/(1 + w) is bounded for w >= 0 and resolves small weights, where w matters most.
+            emb = emb + embed("guidance_weight", 1.0 / (1.0 + cond.guidance_weight))
+        return Context(
+            emb=emb,
+            tokens=tokens,
+            text_mask=text_mask,
+            caption_index=cond.caption_index,
+            is_image=cond.is_image,
+        )

@@ -1,0 +1,109 @@
+"""The residual block of the Video U-Net and the space-time block around it (arXiv 2210.02303, Fig. 7)."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from imagen_video.networks.attention import SpatialAttention, TemporalAttention
+from imagen_video.networks.conditioning import Context
+from imagen_video.networks.convs import SpatialConv, TemporalConv
+from imagen_video.networks.embeddings import dense
+from imagen_video.networks.norms import GroupNorm
+from imagen_video.sharding import axes
+
+
+class ResnetBlock(nn.Module):
+    """GN-swish-conv, GN-FiLM-swish-conv plus a skip path, each frame alone (arXiv 2205.11487, B.1).
+
+    FiLM scales and shifts after the second norm by a linear map of the embedding (scale-shift
+    norm, arXiv 2105.05233). The second convolution starts at zero. A 1x1 convolution carries the
+    skip path where the width changes.
+    """
+
+    features: int
+    groups: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "b f h w c"], emb: Float[Array, "b f1 e"]
+    ) -> Float[Array, "b f h w c2"]:
+        """h [b f h w c], emb [b 1 e] (one for all frames) or [b f e]; returns [b f h w features]."""
+        skip = h
+        h = nn.swish(GroupNorm(_divisor(h.shape[-1], self.groups), dtype=self.dtype, name="norm1")(h))
+        h = SpatialConv(self.features, dtype=self.dtype, name="conv1")(h)
+        film = dense(2 * self.features, dtype=self.dtype, names=(axes.EMB, axes.OUT), name="film")
+        scale, shift = jnp.split(film(nn.swish(emb))[:, :, None, None, :], 2, axis=-1)
+        h = GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h) * (1 + scale) + shift
+        h = SpatialConv(self.features, zero_init=True, dtype=self.dtype, name="conv2")(nn.swish(h))
+        if skip.shape[-1] != self.features:
+            skip = SpatialConv(self.features, kernel=1, dtype=self.dtype, name="skip")(skip)
+        return skip + h
+
+
+def _divisor(channels: int, groups: int) -> int:
+    """The number of groups to use where `groups` need not divide a concatenation's width."""
+    while channels % groups:
+        groups //= 2
+    return groups
+
+
+class TemporalConvBlock(nn.Module):
+    """Residual GN-swish-temporal-convolution, bypassed in rows of packed images (section 2.6)."""
+
+    groups: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "b f h w c"], is_image: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b f h w c"]:
+        """Returns h plus the convolution, or h itself in rows where is_image."""
+        mixed = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        mixed = TemporalConv(h.shape[-1], dtype=self.dtype, name="conv")(mixed)
+        if is_image is not None:
+            mixed = jnp.where(is_image[:, None, None, None, None], 0.0, mixed)
+        return h + mixed
+
+
+class SpaceTimeBlock(nn.Module):
+    """One block of Fig. 7: spatial convolutions, then spatial attention, then the temporal operation.
+
+    Attributes:
+      features: channels out.
+      attention: "self" (pixels and caption), "cross" (caption alone) or "none".
+      temporal: "attention" (base) or "convolution" (super-resolution stages).
+      max_offset: reach of the relative position bias, where temporal is "attention".
+    """
+
+    features: int
+    groups: int
+    head_dim: int
+    attention: Literal["self", "cross", "none"]
+    temporal: Literal["attention", "convolution"]
+    max_offset: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b f h w c"], context: Context) -> Float[Array, "b f h w c2"]:
+        """Returns [b f h w features]."""
+        h = nn.with_logical_constraint(h, axes.CLIP)
+        h = ResnetBlock(self.features, self.groups, dtype=self.dtype, name="resnet")(h, context.emb)
+        if self.attention != "none":
+            h = SpatialAttention(
+                self.head_dim,
+                self.groups,
+                attend_pixels=self.attention == "self",
+                dtype=self.dtype,
+                name="spatial",
+            )(h, context.tokens, context.text_mask, context.caption_index)
+        if self.temporal == "attention":
+            temporal = TemporalAttention(
+                self.head_dim, self.groups, self.max_offset, dtype=self.dtype, name="temporal"
+            )
+        else:
+            temporal = TemporalConvBlock(self.groups, dtype=self.dtype, name="temporal")
+        return temporal(h, context.is_image)

@@ -1,0 +1,197 @@
+"""The Video U-Net (arXiv 2210.02303, section 2.3) out of Efficient U-Net blocks (arXiv 2205.11487, B.1).
+
+    stem -> DBlock per level -> UBlock per level, back up -> join the stem -> one block -> out
+
+A DBlock downsamples before its blocks, a UBlock upsamples after them, so most of the work happens
+at the lower resolution. Skips are concatenated, scaled by 1/sqrt(2).
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from imagen_video.array_types import Conditioning, LogSNR, Video
+from imagen_video.networks import blocks
+from imagen_video.networks.conditioning import Context, ContextEncoder
+from imagen_video.networks.convs import (
+    SpatialConv,
+    depth_to_space,
+    space_to_depth,
+    upsample_nearest,
+)
+from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.resnet import ResnetBlock
+
+Attention = Literal["self", "cross", "none"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Shape of one Video U-Net. Levels are listed from the highest resolution down.
+
+    Attributes:
+      stem_channels: width at full resolution.
+      channels: width of each level.
+      strides: downsampling on entering each level.
+      num_blocks: blocks in each level's DBlock and again in its UBlock.
+      attention: of each level; "self" reads the frame's pixels and the caption, "cross" the caption.
+      attention_every_block: attention after every block, or once at the end of each DBlock and UBlock.
+      temporal: "attention" in the base model, "convolution" in super-resolution models.
+      max_frames: longest clip whose frame offsets have a bias of their own (temporal attention).
+      low_res: whether a low-resolution clip is concatenated to z_t.
+      guidance_weight: whether the guidance weight is an input (distilled models).
+      text_in_dim: width of the frozen encoder's embeddings.
+      text_dim: width they are projected to.
+      emb_dim: width of the noise-level embedding.
+      head_dim: of all attention.
+      groups: of all group norms.
+      space_to_depth: side of the pixel patches folded into channels before the stem.
+      scan_blocks: whether equal blocks are one scanned loop body, which keeps compile times flat.
+      remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "dots"
+        (all inside a block but matrix products).
+      dtype: compute dtype name; parameters are float32.
+    """
+
+    stem_channels: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    num_blocks: tuple[int, ...]
+    attention: tuple[Attention, ...]
+    attention_every_block: bool
+    temporal: Literal["attention", "convolution"]
+    max_frames: int
+    low_res: bool
+    text_in_dim: int
+    text_dim: int
+    emb_dim: int
+    guidance_weight: bool = False
+    head_dim: int = 64
+    groups: int = 32
+    space_to_depth: int = 1
+    scan_blocks: bool = True
+    remat: Literal["none", "blocks", "dots"] = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        levels = len(self.channels)
+        for name in ("strides", "num_blocks", "attention"):
+            if len(getattr(self, name)) != levels:
+                raise ValueError(
+                    f"{name}: {len(getattr(self, name))} entries, but channels has {levels} levels"
+                )
+        for name in ("strides", "num_blocks"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)} has an entry below 1")
+        for channels in (self.stem_channels, *self.channels):
+            if channels % self.groups:
+                raise ValueError(f"channels: {channels} is not a multiple of groups {self.groups}")
+        for channels, attention in zip(self.channels, self.attention):
+            attends = attention != "none" or self.temporal == "attention"
+            if attends and channels % self.head_dim:
+                raise ValueError(f"channels: {channels} is not a multiple of head_dim {self.head_dim}")
+        if self.text_dim % self.head_dim:
+            raise ValueError(f"text_dim: {self.text_dim} is not a multiple of head_dim {self.head_dim}")
+        if self.emb_dim % 2:
+            raise ValueError(f"emb_dim: {self.emb_dim} is not even")
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths must be multiples of this."""
+        return self.space_to_depth * math.prod(self.strides)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError, naming the multiple, where the strides do not divide height and width."""
+        for name, size in (("height", height), ("width", width)):
+            if size % self.size_multiple:
+                raise ValueError(f"{name}: {size} is not a multiple of {self.size_multiple}")
+
+
+class VideoUNet(nn.Module):
+    """A denoiser: reads z_t, its log-SNR and the conditioning, predicts v (or what it is trained for)."""
+
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
+        """Predicts for z_t [b f h w 3] at logsnr_t [b] or [b f]; returns [b f h w 3] float32.
+
+        Raises:
+          ValueError: height or width is not a multiple of `config.size_multiple`, or the
+            conditioning lacks or has a low-res clip that the configuration does not say.
+        """
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        config.check_size(*z_t.shape[2:4])
+        if (cond.low_res is not None) != config.low_res:
+            raise ValueError(f"low_res: the network has {config.low_res}, cond the contrary")
+        context = ContextEncoder(
+            config.emb_dim,
+            config.text_dim,
+            config.head_dim,
+            guidance_weight=config.guidance_weight,
+            dtype=dtype,
+            name="context",
+        )(logsnr_t, cond)
+
+        x = z_t if cond.low_res is None else jnp.concatenate([z_t, cond.low_res], axis=-1)
+        x = space_to_depth(x, config.space_to_depth).astype(dtype)
+        stem = SpatialConv(config.stem_channels, dtype=dtype, name="stem")(x)
+        h, skips = stem, []
+        for level in range(len(config.channels)):
+            h = self._down(level, h, context)
+            skips.append(h)
+        for level in reversed(range(len(config.channels))):
+            h = self._up(level, h, skips[level], context)
+        h = _join(h, stem)
+        h = ResnetBlock(config.stem_channels, config.groups, dtype=dtype, name="last")(h, context.emb)
+        h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
+        channels = z_t.shape[-1] * config.space_to_depth**2
+        h = SpatialConv(channels, zero_init=True, dtype=dtype, name="out")(h)
+        return depth_to_space(h, config.space_to_depth).astype(jnp.float32)
+
+    def _down(self, level: int, h: Array, context: Context) -> Float[Array, "b f h w c"]:
+        """DBlock: strided convolution to the level's width, then its blocks."""
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        conv = SpatialConv(
+            config.channels[level], stride=config.strides[level], dtype=dtype, name=f"down_{level}_conv"
+        )
+        return blocks.stack(self._blocks(level), conv(h), context, name=f"down_{level}")
+
+    def _up(self, level: int, h: Array, skip: Array, context: Context) -> Float[Array, "b f h w c"]:
+        """UBlock: join the skip (but at the lowest level, where h is the skip), blocks, convolution
+        to the next width up, nearest upsampling.
+        """
+        config = self.config
+        if level < len(config.channels) - 1:
+            h = _join(h, skip)
+        h = blocks.stack(self._blocks(level), h, context, name=f"up_{level}")
+        width = config.channels[level - 1] if level else config.stem_channels
+        conv = SpatialConv(width, dtype=jnp.dtype(config.dtype), name=f"up_{level}_conv")
+        return upsample_nearest(conv(h), config.strides[level])
+
+    def _blocks(self, level: int) -> blocks.BlockStack:
+        """What the DBlock and the UBlock of a level are made of."""
+        config = self.config
+        return blocks.BlockStack(
+            features=config.channels[level],
+            num_blocks=config.num_blocks[level],
+            groups=config.groups,
+            head_dim=config.head_dim,
+            attention=config.attention[level],
+            attention_every_block=config.attention_every_block,
+            temporal=config.temporal,
+            max_offset=config.max_frames - 1,
+            scan=config.scan_blocks,
+            remat=config.remat,
+            dtype=config.dtype,
+        )
+
+
+def _join(h: Float[Array, "b f h w c"], skip: Float[Array, "b f h w c2"]) -> Array:
+    """Concatenates a long skip, scaled by 1/sqrt(2) (arXiv 2205.11487, B.1)."""
+    return jnp.concatenate([h, skip * 2**-0.5], axis=-1)

@@ -1,0 +1,29 @@
+"""The one list of logical axis names: modules say what an axis is, sharding rules say where it goes.
+
+Activations of a clip are (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS); captions are (CAPTIONS, TOKENS,
+TEXT). Kernels of convolutions and projections are (..., IN, OUT); attention kernels are
+(IN, HEADS, HEAD_DIM) and (HEADS, HEAD_DIM, OUT). LAYERS is the stacked axis of scanned blocks and
+is never split.
+"""
+
+BATCH = "batch"
+FRAMES = "frames"
+HEIGHT = "height"
+WIDTH = "width"
+CHANNELS = "channels"
+
+CAPTIONS = "captions"
+TOKENS = "tokens"
+TEXT = "text"
+
+LAYERS = "layers"
+IN = "in"
+OUT = "out"
+HEADS = "heads"
+HEAD_DIM = "head_dim"
+KERNEL = "kernel"
+NORM = "norm"
+EMB = "emb"
+OFFSETS = "offsets"
+
+CLIP = (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS)
