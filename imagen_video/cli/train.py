@@ -1,0 +1,37 @@
+"""`imagen-video train`: trains one stage, or the demo's text encoder, and resumes exactly."""
+
+from absl import flags
+
+from imagen_video.config import CommandFlags, define_config, to_record
+
+
+def define(flag_values: CommandFlags) -> None:
+    """Defines --config and --workdir."""
+    define_config(
+        flag_values,
+        required=True,
+        help="What to train: configs/stages/NAME.py[:SIZE] or configs/text_encoder.py.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where checkpoints, metrics and TensorBoard events go, local or gs://.",
+        flag_values=flag_values,
+        required=True,
+    )
+
+
+def run(flag_values: CommandFlags) -> None:
+    """Trains to the end of the run."""
+    from imagen_video.text.text_model import load_text_model
+    from imagen_video.training.stage_run import StageRun, train_stage
+    from imagen_video.training.text_run import TextRun, train_text
+
+    config, workdir = flag_values.config, flag_values.workdir
+    run_config = config.to_json_best_effort()
+    if "stage" in config:
+        stage_run = to_record(StageRun, config)
+        text = load_text_model(stage_run.text, num_tokens=stage_run.stage.text_tokens)
+        train_stage(stage_run, text=text, workdir=workdir, run_config=run_config)
+    else:
+        train_text(to_record(TextRun, config), workdir=workdir, run_config=run_config)
