@@ -59,8 +59,10 @@ def joint_softmax(logits: Sequence[Float[Array, "..."]], axis_counts: Sequence[i
     def over_keys(values: Array, count: int) -> Array:
         return values.reshape(values.shape + (1,) * count)
 
-    peak = jnp.max(jnp.stack([jnp.max(l, axis=a) for l, a in zip(logits, key_axes)]), axis=0)
-    weights = [jnp.exp(l - over_keys(peak, count)) for l, count in zip(logits, axis_counts)]
+    peak = jnp.max(
+        jnp.stack([jnp.max(group, axis=a) for group, a in zip(logits, key_axes)]), axis=0
+    )
+    weights = [jnp.exp(group - over_keys(peak, count)) for group, count in zip(logits, axis_counts)]
     total = sum(jnp.sum(w, axis=a) for w, a in zip(weights, key_axes))
     return [w / over_keys(total, count) for w, count in zip(weights, axis_counts)]
 
@@ -105,7 +107,7 @@ class TextKeys(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Residual attention of every pixel over its frame's pixels and its caption (arXiv 2205.11487, B.1).
+    """Residual attention of a pixel over its frame's pixels and its caption (arXiv 2205.11487, B.1).
 
     Caption keys and values join those of the frame's pixels in one softmax. With
     `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial
@@ -142,7 +144,7 @@ class SpatialAttention(nn.Module):
             text_k, text_v, mask = (a[caption_index] for a in (text_k, text_v, mask))
             kv = "bftnd"
         text_logits = jnp.einsum(f"bfhwnd,{kv}->bfnhwt", q, text_k).astype(jnp.float32)
-        mask = mask[:, :, None, None, None] if caption_index is not None else mask[:, None, None, None, None]
+        mask = mask.reshape(len(mask), -1, 1, 1, 1, mask.shape[-1])
         text_logits = jnp.where(mask, text_logits, -jnp.inf)
         if self.attend_pixels:
             k, v = project("key"), project("value")
@@ -157,7 +159,7 @@ class SpatialAttention(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Residual attention of every pixel over the same pixel in all frames (arXiv 2204.03458, section 3).
+    """Residual attention of a pixel over itself in all frames (arXiv 2204.03458, section 3).
 
     A learned bias per head and frame offset (query minus key) makes it aware of relative position;
     a scalar bias per offset is our choice among relative schemes. In rows of packed images the

@@ -51,7 +51,7 @@ class _Step(SpaceTimeBlock):
 def stack(
     config: BlockStack, h: Float[Array, "b f h w c"], context: Context, *, name: str
 ) -> Float[Array, "b f h w c2"]:
-    """Runs the blocks, then the attention that stands once per stack; inside a Linen module's scope.
+    """Runs the blocks, then the attention once per stack; called in a Linen module's scope.
 
     Blocks are named `{name}_0`, `{name}_1`, ...; where two or more follow the first and `scan` is
     set, they are one scanned module `{name}_rest` with a leading layers axis.

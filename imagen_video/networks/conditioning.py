@@ -43,8 +43,10 @@ class TextPooling(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "m t e"], mask: Bool[Array, "m t"]) -> Float[Array, "m e2"]:
-        """Returns one vector of width `dim` per caption; a dropped one pools the null token alone."""
+    def __call__(
+        self, tokens: Float[Array, "m t e"], mask: Bool[Array, "m t"]
+    ) -> Float[Array, "m e2"]:
+        """Returns a vector of width `dim` per caption; a dropped one pools the null token alone."""
         heads = tokens.shape[-1] // self.head_dim
         query = self.param(
             "query",

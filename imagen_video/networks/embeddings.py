@@ -33,7 +33,7 @@ def sinusoidal(values: Float[Array, "..."], dim: int) -> Float[Array, "... dim"]
 
 
 class ScalarEmbedding(nn.Module):
-    """Two-layer perceptron on the sinusoids of a scalar (arXiv 2204.03458, Appendix A: 2 or 4 layers).
+    """Two-layer perceptron on the sinusoids of a scalar (arXiv 2204.03458, Appendix A).
 
     Attributes:
       dim: output width.

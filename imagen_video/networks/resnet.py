@@ -1,4 +1,4 @@
-"""The residual block of the Video U-Net and the space-time block around it (arXiv 2210.02303, Fig. 7)."""
+"""The residual block of the Video U-Net and the space-time block (arXiv 2210.02303, Fig. 7)."""
 
 from typing import Literal
 
@@ -31,9 +31,11 @@ class ResnetBlock(nn.Module):
     def __call__(
         self, h: Float[Array, "b f h w c"], emb: Float[Array, "b f1 e"]
     ) -> Float[Array, "b f h w c2"]:
-        """h [b f h w c], emb [b 1 e] (one for all frames) or [b f e]; returns [b f h w features]."""
+        """Returns [b f h w features]; emb is [b 1 e], one for all frames, or [b f e]."""
         skip = h
-        h = nn.swish(GroupNorm(_divisor(h.shape[-1], self.groups), dtype=self.dtype, name="norm1")(h))
+        h = nn.swish(
+            GroupNorm(_divisor(h.shape[-1], self.groups), dtype=self.dtype, name="norm1")(h)
+        )
         h = SpatialConv(self.features, dtype=self.dtype, name="conv1")(h)
         film = dense(2 * self.features, dtype=self.dtype, names=(axes.EMB, axes.OUT), name="film")
         scale, shift = jnp.split(film(nn.swish(emb))[:, :, None, None, :], 2, axis=-1)
@@ -70,7 +72,7 @@ class TemporalConvBlock(nn.Module):
 
 
 class SpaceTimeBlock(nn.Module):
-    """One block of Fig. 7: spatial convolutions, then spatial attention, then the temporal operation.
+    """One block of Fig. 7: spatial convolutions, spatial attention, then the temporal operation.
 
     Attributes:
       features: channels out.
@@ -88,7 +90,9 @@ class SpaceTimeBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b f h w c"], context: Context) -> Float[Array, "b f h w c2"]:
+    def __call__(
+        self, h: Float[Array, "b f h w c"], context: Context
+    ) -> Float[Array, "b f h w c2"]:
         """Returns [b f h w features]."""
         h = nn.with_logical_constraint(h, axes.CLIP)
         h = ResnetBlock(self.features, self.groups, dtype=self.dtype, name="resnet")(h, context.emb)

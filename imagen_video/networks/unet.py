@@ -1,4 +1,4 @@
-"""The Video U-Net (arXiv 2210.02303, section 2.3) out of Efficient U-Net blocks (arXiv 2205.11487, B.1).
+"""The Video U-Net (arXiv 2210.02303, section 2.3) of Efficient U-Net blocks (arXiv 2205.11487).
 
     stem -> DBlock per level -> UBlock per level, back up -> join the stem -> one block -> out
 
@@ -8,13 +8,13 @@ at the lower resolution. Skips are concatenated, scaled by 1/sqrt(2).
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from imagen_video.array_types import Conditioning, LogSNR, Video
+from imagen_video.array_types import Conditioning, KeyArray, LogSNR, Video
 from imagen_video.networks import blocks
 from imagen_video.networks.conditioning import Context, ContextEncoder
 from imagen_video.networks.convs import (
@@ -38,8 +38,8 @@ class UNetConfig:
       channels: width of each level.
       strides: downsampling on entering each level.
       num_blocks: blocks in each level's DBlock and again in its UBlock.
-      attention: of each level; "self" reads the frame's pixels and the caption, "cross" the caption.
-      attention_every_block: attention after every block, or once at the end of each DBlock and UBlock.
+      attention: of each level; "self" reads pixels and caption, "cross" the caption alone.
+      attention_every_block: after every block, or once at the end of each DBlock and UBlock.
       temporal: "attention" in the base model, "convolution" in super-resolution models.
       max_frames: longest clip whose frame offsets have a bias of their own (temporal attention).
       low_res: whether a low-resolution clip is concatenated to z_t.
@@ -92,9 +92,13 @@ class UNetConfig:
         for channels, attention in zip(self.channels, self.attention):
             attends = attention != "none" or self.temporal == "attention"
             if attends and channels % self.head_dim:
-                raise ValueError(f"channels: {channels} is not a multiple of head_dim {self.head_dim}")
+                raise ValueError(
+                    f"channels: {channels} is not a multiple of head_dim {self.head_dim}"
+                )
         if self.text_dim % self.head_dim:
-            raise ValueError(f"text_dim: {self.text_dim} is not a multiple of head_dim {self.head_dim}")
+            raise ValueError(
+                f"text_dim: {self.text_dim} is not a multiple of head_dim {self.head_dim}"
+            )
         if self.emb_dim % 2:
             raise ValueError(f"emb_dim: {self.emb_dim} is not even")
 
@@ -104,14 +108,14 @@ class UNetConfig:
         return self.space_to_depth * math.prod(self.strides)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError, naming the multiple, where the strides do not divide height and width."""
+        """Raises ValueError, naming the multiple, where the strides do not divide the size."""
         for name, size in (("height", height), ("width", width)):
             if size % self.size_multiple:
                 raise ValueError(f"{name}: {size} is not a multiple of {self.size_multiple}")
 
 
 class VideoUNet(nn.Module):
-    """A denoiser: reads z_t, its log-SNR and the conditioning, predicts v (or what it is trained for)."""
+    """A denoiser: from z_t, its log-SNR and the conditioning to v, or what it is trained for."""
 
     config: UNetConfig
 
@@ -147,7 +151,9 @@ class VideoUNet(nn.Module):
         for level in reversed(range(len(config.channels))):
             h = self._up(level, h, skips[level], context)
         h = _join(h, stem)
-        h = ResnetBlock(config.stem_channels, config.groups, dtype=dtype, name="last")(h, context.emb)
+        h = ResnetBlock(config.stem_channels, config.groups, dtype=dtype, name="last")(
+            h, context.emb
+        )
         h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
         channels = z_t.shape[-1] * config.space_to_depth**2
         h = SpatialConv(channels, zero_init=True, dtype=dtype, name="out")(h)
@@ -158,7 +164,10 @@ class VideoUNet(nn.Module):
         config = self.config
         dtype = jnp.dtype(config.dtype)
         conv = SpatialConv(
-            config.channels[level], stride=config.strides[level], dtype=dtype, name=f"down_{level}_conv"
+            config.channels[level],
+            stride=config.strides[level],
+            dtype=dtype,
+            name=f"down_{level}_conv",
         )
         return blocks.stack(self._blocks(level), conv(h), context, name=f"down_{level}")
 
@@ -190,6 +199,25 @@ class VideoUNet(nn.Module):
             remat=config.remat,
             dtype=config.dtype,
         )
+
+
+def init_params(config: UNetConfig, key: KeyArray) -> dict[str, Any]:
+    """Draws initial float32 parameters, a plain tree; they fit clips of any size."""
+    return nn.unbox(_init_boxed(config, key))
+
+
+def _init_boxed(config: UNetConfig, key: KeyArray) -> dict[str, Any]:
+    """Initial parameters in boxes that carry their logical axis names."""
+    size = config.size_multiple
+    z_t = jnp.zeros((1, 1, size, size, 3))
+    cond = Conditioning(
+        text_emb=jnp.zeros((1, 1, config.text_in_dim)),
+        text_mask=jnp.ones((1, 1), bool),
+        low_res=z_t if config.low_res else None,
+        low_res_logsnr=jnp.zeros((1,)) if config.low_res else None,
+        guidance_weight=jnp.zeros((1,)) if config.guidance_weight else None,
+    )
+    return VideoUNet(config).init(key, z_t, jnp.zeros((1,)), cond)["params"]
 
 
 def _join(h: Float[Array, "b f h w c"], skip: Float[Array, "b f h w c2"]) -> Array:

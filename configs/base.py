@@ -1,0 +1,129 @@
+"""What all seven stages share. A stage's file starts from `config()` and sets what is its own.
+
+Published values carry their source; every other value is our choice. Sources: IV is Imagen Video
+(arXiv 2210.02303), IM Imagen (2205.11487), VDM Video Diffusion Models (2204.03458), PD progressive
+distillation (2202.00512).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def config(size: str) -> ConfigDict:
+    """Returns the shared defaults of a stage at `size`, "full" (the paper's) or "tiny" (a demo)."""
+    tiny = size == "tiny"
+    return ConfigDict(
+        dict(
+            stage=dict(
+                prediction="v",  # IV section 2.4
+                # IV names a continuous cosine schedule; the range is VDM's and PD's.
+                schedule=dict(logsnr_min=-20.0, logsnr_max=20.0),
+                fill="repeat",  # IV section 2.3 offers repeated and blank frames
+                text_tokens=32 if tiny else 128,  # IM and IV publish no length
+                unet=dict(
+                    head_dim=16 if tiny else 64,  # IM F.1, VDM: 64
+                    groups=8 if tiny else 32,
+                    text_in_dim=128 if tiny else 4096,  # T5-XXL: 4096
+                    guidance_weight=False,
+                    space_to_depth=1,
+                    scan_blocks=True,
+                    remat="none" if tiny else "blocks",
+                    dtype="float32" if tiny else "bfloat16",
+                ),
+                input=None,
+                oscillating=None,
+            ),
+            objective=dict(
+                loss="eps_mse",  # IV Eq. 2
+                caption_dropout=0.1,  # IM section 2.2
+            ),
+            train=dict(
+                num_steps=1_000_000,
+                batch_size=2048,  # IM F.1
+                seed=0,
+                ema_decay=0.9999,  # VDM Appendix A
+                optimizer=dict(
+                    name="adam",  # IM F.2
+                    learning_rate=1e-4,  # IM F.1, F.2
+                    warmup_steps=10_000,  # IM F.1, F.2
+                    schedule="cosine",  # IM F.1
+                    b1=0.9,  # IM F.2
+                    b2=0.999,  # IM F.2
+                    eps=1e-8,  # IM F.2
+                    clip_norm=1.0,  # PD
+                ),
+                log_every=100,
+                checkpoint_every=1000,
+                keep=3,
+            ),
+            data=dict(
+                source=captioned_shapes(seconds=64 / 24 if tiny else 128 / 24),
+                image_share=0.25,  # IV publishes no ratio
+                train_frames=config_dict.placeholder(int),  # None: all frames of the stage
+                train_crop=config_dict.placeholder(tuple),  # None: whole frames
+                num_threads=1 if tiny else 16,
+                num_workers=0 if tiny else 8,
+            ),
+            # The public T5-XXL (method of IV section 2.2), or the demo's own encoder.
+            text=dict(
+                encoder="embedded"
+                if tiny
+                else "gs://t5-data/pretrained_models/t5x/t5_1_1_xxl/checkpoint_1000000",
+                tokenizer="embedded"
+                if tiny
+                else "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model",
+            ),
+        )
+    )
+
+
+def captioned_shapes(*, seconds: float) -> dict:
+    """The built-in dataset, drawn on demand."""
+    return dict(kind="CaptionedShapes", seed=0, seconds=seconds, supersampling=2)
+
+
+def super_resolution(config: ConfigDict) -> ConfigDict:
+    """Sets what the six super-resolution stages share."""
+    config.stage.unet.update(
+        attention_every_block=False,
+        temporal="convolution",  # IV section 2.3
+        low_res=True,
+    )
+    return config
+
+
+def constant(*, steps: int, weight: float, snr: float | None = None) -> ConfigDict:
+    """Ancestral sampling at a constant guidance weight with static clipping (IV Fig. 14).
+
+    Args:
+      steps: sampler steps.
+      weight: w of IV Eq. 5.
+      snr: linear signal-to-noise ratio of the conditioning augmentation; None for the base model.
+    """
+    return ConfigDict(
+        dict(
+            num_steps=steps,
+            # IV has no gamma; 0.3 is VDM's for text to video.
+            stepper=dict(kind="Ancestral", gamma=0.3),
+            guidance=dict(kind="ConstantGuidance", weight=weight),
+            thresholding=dict(kind="StaticClip"),
+            augmentation=None if snr is None else dict(snr=snr),
+        )
+    )
+
+
+def oscillating(constant: ConfigDict) -> ConfigDict:
+    """The same sampling with guidance alternating 15 and 1 and dynamic thresholding (IV 2.6.2)."""
+    config = ConfigDict(constant.to_dict())
+    config.guidance = dict(
+        kind="OscillatingGuidance",
+        high=15.0,
+        low=1.0,
+        constant_fraction=0.1,  # IV: "a certain number of initial sampling steps"
+    )
+    config.thresholding = dict(kind="DynamicThreshold", percentile=99.5)  # IM Fig. A.10
+    return config
+
+
+def unknown_size(size: str, known: tuple[str, ...]) -> ValueError:
+    """The error of a config that has no such size."""
+    return ValueError(f"size {size!r} is not one of {', '.join(known)}")

@@ -1,0 +1,72 @@
+"""Base model: caption to 16 frames of 24x40 at 3 fps; tiny: 8 frames of 12x20.
+
+Reproduces the first of the seven models of Imagen Video (arXiv 2210.02303, Fig. 6, 5.6B) and the
+two smaller ones of its scaling study (section 3.2, "500m" and "1.6b": base channels and depth
+grow). The paper publishes no widths or depths: these were searched until the counts matched.
+
+    imagen-video train --config configs/stages/base.py --workdir DIR         (not run at full size)
+    imagen-video train --config configs/stages/base.py:tiny --workdir DIR
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_video_configs import base
+
+SIZES = ("full", "1.6b", "500m", "tiny")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns stage, objective, training run and data of the base model at `size`."""
+    if size not in SIZES:
+        raise base.unknown_size(size, SIZES)
+    config = base.config(size)
+    stage = config.stage
+    stage.name = "base"
+    stage.fps = 3.0  # IV Fig. 6
+    stage.unet.update(
+        temporal="attention",  # IV section 2.3
+        attention_every_block=True,  # VDM section 3
+        low_res=False,
+    )
+    if size == "tiny":
+        return tiny(config)
+    stage.output = dict(frames=16, height=24, width=40)  # IV Fig. 6
+    width, depth = {"full": (768, 5), "1.6b": (384, 5), "500m": (256, 3)}[size]
+    stage.unet.update(
+        stem_channels=width,
+        channels=(width, 2 * width, 3 * width, 4 * width),  # IM F.1: multipliers 1, 2, 3, 4
+        strides=(1, 2, 2, 2),
+        num_blocks=(depth,) * 4,
+        attention=("none", "self", "self", "self"),
+        max_frames=16,
+        text_dim=2048,
+        emb_dim=2048,
+    )
+    stage.sampling = base.constant(steps=256, weight=6.0)  # IV Table 1
+    stage.oscillating = base.oscillating(stage.sampling)
+    config.train.optimizer.name = "adafactor"  # IM F.1, its base model
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The demo's base model, small enough for two CPU cores."""
+    stage = config.stage
+    stage.output = dict(frames=8, height=12, width=20)
+    stage.unet.update(
+        stem_channels=96,
+        channels=(96, 192),
+        strides=(1, 2),
+        num_blocks=(1, 1),
+        attention=("self", "self"),
+        max_frames=8,
+        head_dim=32,
+        text_dim=128,
+        emb_dim=256,
+        space_to_depth=2,
+    )
+    stage.sampling = base.constant(steps=64, weight=3.0)
+    stage.oscillating = base.oscillating(stage.sampling)
+    config.objective.loss = "v_mse"
+    config.train.update(num_steps=60_000, batch_size=16, ema_decay=0.9995)
+    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    return config

@@ -1,0 +1,67 @@
+"""Spatial super-resolution 1: 24x40 to 48x80, 32 frames, 6 fps; tiny: 12x20 to 24x40, 16 frames.
+
+Reproduces the 1.4B SSR model of Imagen Video (arXiv 2210.02303, Fig. 6), with
+spatial self-attention (section 2.3).
+
+    imagen-video train --config configs/stages/ssr1.py --workdir DIR         (not run at full size)
+    imagen-video train --config configs/stages/ssr1.py:tiny --workdir DIR
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_video_configs import base
+
+SIZES = ("full", "tiny")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns stage, objective, training run and data of ssr1 at `size`."""
+    if size not in SIZES:
+        raise base.unknown_size(size, SIZES)
+    config = base.super_resolution(base.config(size))
+    stage = config.stage
+    stage.name = "ssr1"
+    stage.fps = 6.0  # IV Fig. 6
+    if size == "tiny":
+        return tiny(config)
+    stage.input = dict(frames=32, height=24, width=40)  # IV Fig. 6
+    stage.output = dict(frames=32, height=48, width=80)  # IV Fig. 6
+    stage.unet.update(
+        stem_channels=256,
+        channels=(512, 1024, 1536, 2048),
+        strides=(2, 2, 2, 2),
+        num_blocks=(3, 4, 3, 3),
+        attention=("none", "self", "self", "self"),
+        max_frames=32,
+        text_dim=1024,
+        emb_dim=2048,
+    )
+    # Steps: IV Table 1. The weight and which of "3 or 5" (IV section 2.5) are our choice.
+    stage.sampling = base.constant(steps=128, weight=3.0, snr=5.0)
+    stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The demo's ssr1, small enough for two CPU cores."""
+    stage = config.stage
+    stage.input = dict(frames=16, height=12, width=20)
+    stage.output = dict(frames=16, height=24, width=40)
+    stage.unet.update(
+        stem_channels=48,
+        channels=(48, 80),
+        strides=(1, 2),
+        num_blocks=(1, 1),
+        attention=("none", "self"),
+        max_frames=16,
+        text_dim=64,
+        emb_dim=128,
+        space_to_depth=2,
+    )
+    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
+    config.objective.loss = "v_mse"
+    config.data.update(train_frames=8)
+    config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
+    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    return config

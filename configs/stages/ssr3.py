@@ -1,0 +1,68 @@
+"""Spatial super-resolution 3: 192x320 to 768x1280, 128 frames, 24 fps; tiny: 48x80 to 96x160.
+
+Reproduces the 340M SSR model of Imagen Video (arXiv 2210.02303, Fig. 6): fully
+convolutional, without spatial self-attention, trained on random crops (section 2.3). It reads the
+caption at its lowest level.
+
+    imagen-video train --config configs/stages/ssr3.py --workdir DIR         (not run at full size)
+    imagen-video train --config configs/stages/ssr3.py:tiny --workdir DIR
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_video_configs import base
+
+SIZES = ("full", "tiny")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns stage, objective, training run and data of ssr3 at `size`."""
+    if size not in SIZES:
+        raise base.unknown_size(size, SIZES)
+    config = base.super_resolution(base.config(size))
+    stage = config.stage
+    stage.name = "ssr3"
+    stage.fps = 24.0  # IV Fig. 6
+    if size == "tiny":
+        return tiny(config)
+    stage.input = dict(frames=128, height=192, width=320)  # IV Fig. 6
+    stage.output = dict(frames=128, height=768, width=1280)  # IV Fig. 6
+    stage.unet.update(
+        stem_channels=32,
+        channels=(128, 256, 512, 1024),
+        strides=(2, 2, 2, 2),
+        num_blocks=(2, 4, 5, 5),
+        attention=("none", "none", "none", "cross"),
+        max_frames=128,
+        text_dim=1024,
+        emb_dim=512,
+    )
+    # Steps: IV Table 1. The weight and which of "3 or 5" (IV section 2.5) are our choice.
+    stage.sampling = base.constant(steps=128, weight=3.0, snr=5.0)
+    # IV trains on crops of a size it does not publish; VDM-style short clips save memory.
+    config.data.update(train_frames=16, train_crop=(256, 256))
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The demo's ssr3, small enough for two CPU cores."""
+    stage = config.stage
+    stage.input = dict(frames=64, height=48, width=80)
+    stage.output = dict(frames=64, height=96, width=160)
+    stage.unet.update(
+        stem_channels=32,
+        channels=(32, 64),
+        strides=(1, 2),
+        num_blocks=(1, 1),
+        attention=("none", "cross"),
+        max_frames=64,
+        text_dim=64,
+        emb_dim=128,
+        space_to_depth=4,
+    )
+    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    config.objective.loss = "v_mse"
+    config.data.update(train_frames=4, train_crop=(48, 48))
+    config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
+    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    return config

@@ -1,0 +1,65 @@
+"""Temporal super-resolution 2: 32 to 64 frames of 192x320, 12 fps; tiny: 16 to 32 of 48x80.
+
+Reproduces the 780M TSR model of Imagen Video (arXiv 2210.02303, Fig. 6).
+
+    imagen-video train --config configs/stages/tsr2.py --workdir DIR         (not run at full size)
+    imagen-video train --config configs/stages/tsr2.py:tiny --workdir DIR
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_video_configs import base
+
+SIZES = ("full", "tiny")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns stage, objective, training run and data of tsr2 at `size`."""
+    if size not in SIZES:
+        raise base.unknown_size(size, SIZES)
+    config = base.super_resolution(base.config(size))
+    stage = config.stage
+    stage.name = "tsr2"
+    stage.fps = 12.0  # IV Fig. 6
+    if size == "tiny":
+        return tiny(config)
+    stage.input = dict(frames=32, height=192, width=320)  # IV Fig. 6
+    stage.output = dict(frames=64, height=192, width=320)  # IV Fig. 6
+    stage.unet.update(
+        stem_channels=128,
+        channels=(128, 256, 512, 1024, 1280),
+        strides=(2, 2, 2, 2, 2),
+        num_blocks=(2, 4, 6, 4, 6),
+        attention=("none", "none", "none", "cross", "cross"),
+        max_frames=64,
+        text_dim=1024,
+        emb_dim=512,
+    )
+    # Steps: IV Table 1. The weight and which of "3 or 5" (IV section 2.5) are our choice.
+    stage.sampling = base.constant(steps=128, weight=3.0, snr=5.0)
+    config.data.update(train_frames=16, train_crop=(96, 160))
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The demo's tsr2, small enough for two CPU cores."""
+    stage = config.stage
+    stage.input = dict(frames=16, height=48, width=80)
+    stage.output = dict(frames=32, height=48, width=80)
+    stage.unet.update(
+        stem_channels=32,
+        channels=(48, 64),
+        strides=(1, 2),
+        num_blocks=(1, 1),
+        attention=("none", "cross"),
+        max_frames=32,
+        text_dim=64,
+        emb_dim=128,
+        space_to_depth=4,
+    )
+    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    config.objective.loss = "v_mse"
+    config.data.update(train_frames=8)
+    config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
+    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    return config

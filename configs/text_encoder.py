@@ -1,0 +1,43 @@
+"""The demo's tiny text encoder: two T5 v1.1 layers trained on captions by masked-token prediction.
+
+It stands in for the paper's frozen T5-XXL (arXiv 2210.02303, section 2.2) where the demo must run
+on a laptop; every value is our choice. Trained once, then frozen:
+
+    imagen-video train --config configs/text_encoder.py --workdir DIR
+    imagen-video export --workdir DIR --out imagen_video/assets/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_video_configs import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the encoder, its objective, its data and its training run."""
+    return ConfigDict(
+        dict(
+            encoder=dict(emb_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_layers=2),
+            text_tokens=32,
+            data=dict(
+                source=base.captioned_shapes(seconds=64 / 24),
+                vocab_size=480,
+                tokenizer_captions=20_000,
+                image_share=0.4,
+            ),
+            corruption=dict(rate=0.2, mask_share=0.8, random_share=0.1),
+            train=dict(
+                num_steps=3000,
+                batch_size=64,
+                seed=0,
+                ema_decay=0.999,
+                optimizer=dict(
+                    name="adam",
+                    learning_rate=1e-3,
+                    warmup_steps=100,
+                    schedule="cosine",
+                ),
+                log_every=100,
+                checkpoint_every=1000,
+            ),
+        )
+    )

@@ -1,0 +1,176 @@
+"""One Stage record: all that is needed to train a stage or to sample from its weights.
+
+The road from a lower-resolution clip to a stage's conditioning is defined here once; training
+walks it on data, sampling on the previous stage's output.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from imagen_video import resample
+from imagen_video.array_types import Conditioning, DenoiseFn, KeyArray, LogSNR, Video
+from imagen_video.diffusion import augmentation
+from imagen_video.diffusion.augmentation import AugmentationLevel
+from imagen_video.diffusion.guidance import ConstantGuidance, OscillatingGuidance
+from imagen_video.diffusion.schedules import CosineSchedule
+from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, StaticClip
+from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params
+from imagen_video.sampling.steppers import DDIM, Ancestral, StochasticDistilled
+
+STAGE_NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Frames, height and width of a clip. The paper prints frames x width x height."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name}: {getattr(self, field.name)} is below 1")
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a stage is sampled unless told otherwise.
+
+    Attributes:
+      num_steps: sampler steps; also the evaluations, doubled where guidance is on.
+      stepper: the sampler.
+      guidance: the weights w of Eq. 5 over the steps.
+      thresholding: what keeps x_hat in range after guidance.
+      augmentation: fixed strength of the noise on the low-res clip (section 2.5); the base model
+        has no such clip and leaves it None.
+    """
+
+    num_steps: int
+    stepper: Ancestral | DDIM | StochasticDistilled
+    guidance: ConstantGuidance | OscillatingGuidance
+    thresholding: StaticClip | DynamicThreshold | NoThreshold
+    augmentation: AugmentationLevel | None = None
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps: {self.num_steps} is below 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One diffusion model of the cascade.
+
+    Attributes:
+      name: one of STAGE_NAMES.
+      output: grid of the clips it makes.
+      fps: frames a second of those clips.
+      input: grid of the clip it is conditioned on, None for the base model.
+      fill: how a temporal super-resolution stage lays its input over more frames: "repeat" each
+        frame or "blank" (zero) the missing ones (section 2.3).
+      unet: the network.
+      schedule: log-SNR over diffusion time.
+      prediction: what the network's output means; v in all stages of the paper (section 2.4).
+      text_tokens: caption length in tokens, padded or truncated.
+      sampling: defaults with a constant guidance weight.
+      oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
+    """
+
+    name: Literal["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
+    output: Grid
+    fps: float
+    input: Grid | None
+    fill: Literal["repeat", "blank"] = "repeat"
+    unet: UNetConfig
+    schedule: CosineSchedule
+    prediction: Literal["v", "eps", "x"] = "v"
+    text_tokens: int
+    sampling: Sampling
+    oscillating: Sampling | None = None
+
+    def __post_init__(self):
+        self.unet.check_size(self.output.height, self.output.width)
+        if (self.input is not None) != self.unet.low_res:
+            raise ValueError(f"unet.low_res: {self.unet.low_res}, but input is {self.input}")
+        for sampling in filter(None, (self.sampling, self.oscillating)):
+            if (self.input is not None) != (sampling.augmentation is not None):
+                raise ValueError(
+                    f"sampling.augmentation: {sampling.augmentation}, but input is {self.input}"
+                )
+        if self.input is not None:
+            for name in ("frames", "height", "width"):
+                large, small = getattr(self.output, name), getattr(self.input, name)
+                if large % small:
+                    raise ValueError(
+                        f"output.{name}: {large} is not a multiple of the input's {small}"
+                    )
+
+    @property
+    def frame_factor(self) -> int:
+        """Output frames per input frame; 1 for the base model."""
+        return self.output.frames // self.input.frames if self.input else 1
+
+    @property
+    def size_factor(self) -> int:
+        """Output height per input height; 1 for the base model."""
+        return self.output.height // self.input.height if self.input else 1
+
+
+def init_stage_params(stage: Stage, key: KeyArray) -> dict:
+    """Draws the U-Net's initial float32 parameters."""
+    return init_params(stage.unet, key)
+
+
+def denoise_fn(stage: Stage, params: dict) -> DenoiseFn:
+    """Binds parameters to the stage's network."""
+    network = VideoUNet(stage.unet)
+
+    def denoise(z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
+        return network.apply({"params": params}, z_t, logsnr_t, cond)
+
+    return denoise
+
+
+def low_res_condition(
+    stage: Stage,
+    low_res: Video,
+    *,
+    eps: Video,
+    logsnr: LogSNR,
+    height: int,
+    width: int,
+    is_image: Bool[Array, " b"] | None = None,
+) -> Video:
+    """What a super-resolution stage concatenates to z_t, from a clean clip on the input grid.
+
+    Noise is added on the input grid, then the clip is resampled: bilinear in space, frames
+    repeated or blanked in time. Blank frames are exactly 0. In rows of packed images every frame
+    reads its own image's low-resolution version, whatever the fill.
+
+    Args:
+      stage: whose `fill` and `frame_factor` k apply.
+      low_res: clean clip in [-1, 1], [b f h w c]. Where `is_image` is given it has a frame for
+        every output frame, of which rows of videos read each k-th alone.
+      eps: standard normal, shaped like low_res.
+      logsnr: log-SNR of the noise in nats, [b] or [b f].
+      height: of the output; the stage's own, or a training crop's.
+      width: likewise.
+      is_image: rows of packed images; None where all rows are videos.
+
+    Returns:
+      [b k*f height width c], or [b f height width c] where `is_image` is given; float32.
+    """
+    noisy = augmentation.augment(low_res, eps=eps, logsnr=logsnr)
+    noisy = resample.resize(noisy, height=height, width=width)
+    k, frames = stage.frame_factor, low_res.shape[1]
+    if is_image is None:
+        return resample.fill_frames(noisy, frames=k * frames, fill=stage.fill)
+    video = resample.fill_frames(noisy[:, ::k], frames=frames, fill=stage.fill)
+    return jnp.where(is_image[:, None, None, None, None], noisy, video)

@@ -1,0 +1,134 @@
+"""What training minimises: the denoising loss of a stage (Eq. 2 of arXiv 2210.02303)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from imagen_video import resample
+from imagen_video.array_types import Conditioning, KeyArray
+from imagen_video.cascade.stage import Stage, denoise_fn, low_res_condition
+from imagen_video.diffusion import losses, process
+from imagen_video.diffusion.losses import Loss
+from imagen_video.diffusion.parameterization import predict_v_from_x_and_eps
+from imagen_video.sampling import keys as row_keys
+
+Batch = Mapping[str, Any]
+Encode = Callable[[Int[Array, "m n"]], Float[Array, "m n d"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingConfig:
+    """How a stage's denoiser is trained.
+
+    Attributes:
+      loss: which error counts; "eps_mse" is Eq. 2.
+      caption_dropout: share of captions replaced by the unconditional one, for classifier-free
+        guidance; 0.1 is Imagen's (arXiv 2205.11487, section 2.2).
+    """
+
+    loss: Loss = "eps_mse"
+    caption_dropout: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout: {self.caption_dropout} is outside [0, 1]")
+
+
+def denoising_loss(
+    stage: Stage, config: DenoisingConfig, params: Any, encode: Encode, batch: Batch, key: KeyArray
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the mean loss of a batch, and metrics by name.
+
+    Every row draws t, the noise, the augmentation level and its noise from a key of its own
+    (the step's key folded with the row's number), and every caption its dropout, so the loss does
+    not depend on how a batch is cut over devices. In a packed row every image has its own t and
+    augmentation level.
+
+    Args:
+      stage: whose network, schedule and resampling apply.
+      config: the loss.
+      params: of the network.
+      encode: tokens to frozen text embeddings.
+      batch: as `data.pipeline.Batches` makes it: `video` [b f h w c] in [-1, 1] on this stage's
+        output grid or a crop of it, `tokens` [m n], `row` [b], and for packed rows `is_image`,
+        `caption_index` and `caption_id`.
+      key: of this training step.
+    """
+    x, is_image = batch["video"], batch.get("is_image")
+    frames, height, width = x.shape[1:4]
+    keys = _fold_rows(key, batch["row"])
+
+    def draw_logsnr(purpose: str) -> Float[Array, "..."]:
+        own = row_keys.fold_in_name(keys, purpose)
+        if is_image is None:
+            t = jax.vmap(lambda k: jax.random.uniform(k, ()))(own)
+        else:
+            t = jax.vmap(lambda k: jax.random.uniform(k, (frames,)))(own)
+            t = jnp.where(is_image[:, None], t, t[:, :1])
+        return stage.schedule(t)
+
+    logsnr_t = draw_logsnr("t")
+    eps = row_keys.normal(row_keys.fold_in_name(keys, "eps"), x.shape[1:])
+    z_t = process.diffuse(x=x, eps=eps, logsnr_t=logsnr_t)
+
+    low_res = low_res_logsnr = None
+    if stage.input is not None:
+        low_res_logsnr = draw_logsnr("augmentation")
+        factor = stage.size_factor
+        small = resample.resize(x, height=height // factor, width=width // factor)
+        if is_image is None:
+            small = resample.skip_frames(small, frames=frames // stage.frame_factor)
+        low_res = low_res_condition(
+            stage,
+            small,
+            eps=row_keys.normal(row_keys.fold_in_name(keys, "low_res"), small.shape[1:]),
+            logsnr=low_res_logsnr,
+            height=height,
+            width=width,
+            is_image=is_image,
+        )
+
+    text_emb, text_mask = _captions(batch, config.caption_dropout, encode, key)
+    cond = Conditioning(
+        text_emb=text_emb,
+        text_mask=text_mask,
+        caption_index=batch.get("caption_index"),
+        is_image=is_image,
+        low_res=low_res,
+        low_res_logsnr=low_res_logsnr,
+    )
+    prediction = denoise_fn(stage, params)(z_t, logsnr_t, cond)
+    target = {
+        "v": lambda: predict_v_from_x_and_eps(x=x, eps=eps, logsnr_t=logsnr_t),
+        "eps": lambda: eps,
+        "x": lambda: x,
+    }[stage.prediction]()
+    per_row = losses.weighted_mse(
+        prediction,
+        target,
+        logsnr_t=logsnr_t,
+        loss=config.loss,
+        parameterization=stage.prediction,
+    )
+    return jnp.mean(per_row), {}
+
+
+def _fold_rows(key: KeyArray, rows: Int[Array, " b"]) -> KeyArray:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
+
+def _captions(
+    batch: Batch, dropout: float, encode: Encode, key: KeyArray
+) -> tuple[Float[Array, "m n d"], Bool[Array, "m n"]]:
+    """Frozen embeddings and masks of the batch's captions, zero and False where dropped."""
+    tokens = batch["tokens"]
+    ids = batch.get("caption_id", batch["row"])
+    drop_keys = row_keys.fold_in_name(_fold_rows(key, ids), "caption_dropout")
+    kept = jax.vmap(lambda k: jax.random.uniform(k, ()))(drop_keys) >= dropout
+    text_mask = (tokens > 0) & kept[:, None]
+    text_emb = jax.lax.stop_gradient(encode(tokens))
+    return jnp.where(text_mask[..., None], text_emb, 0.0), text_mask
