@@ -29,6 +29,7 @@ def config(size: str) -> ConfigDict:
                     remat="none" if tiny else "blocks",
                     dtype="float32" if tiny else "bfloat16",
                 ),
+                sample_param_dtype="float32" if tiny else "bfloat16",
                 input=None,
                 oscillating=None,
             ),

@@ -24,15 +24,15 @@ def get_config() -> ConfigDict:
                 tokenizer_captions=20_000,
                 image_share=0.4,
             ),
-            corruption=dict(rate=0.2, mask_share=0.8, random_share=0.1),
+            corruption=dict(rate=0.3, mask_share=0.8, random_share=0.1),
             train=dict(
-                num_steps=3000,
+                num_steps=2500,
                 batch_size=64,
                 seed=0,
                 ema_decay=0.999,
                 optimizer=dict(
                     name="adam",
-                    learning_rate=1e-3,
+                    learning_rate=3e-3,
                     warmup_steps=100,
                     schedule="cosine",
                 ),

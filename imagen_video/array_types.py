@@ -5,10 +5,10 @@ einops letters: `b` batch row, `f` frame, `h w` height and width, `c` channels,
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 Video = Float[Array, "b f h w c"]
 Image = Float[Array, "b h w c"]
@@ -21,6 +21,8 @@ KeyArray = Key[Array, "..."]
 class Conditioning:
     """Everything a denoiser reads besides z_t and its log-SNR. A pytree; None leaves are static.
 
+    Fields are untyped because a tree of shapes or shardings has the same form.
+
     Attributes:
       text_emb: Float[m n d], frozen encoder outputs, one per caption; zeros where dropped.
       text_mask: Bool[m n], True at real tokens. An all-False row is the unconditional caption.
@@ -30,19 +32,20 @@ class Conditioning:
         that nothing may mix over frames; None means that no row does.
       low_res: Float[b f h w c], the previous stage's clip, noised on its own grid and resampled to
         this stage's grid, in [-1, 1] before noise; None for the base model.
-      low_res_logsnr: Float[b] or Float[b f], log-SNR of that noise in nats; None for the base model.
+      low_res_logsnr: Float[b] or Float[b f], log-SNR of that noise in nats; None for the base.
       guidance_weight: Float[b], w of Eq. 5 for models distilled with w as an input; else None.
     """
 
-    text_emb: Float[Array, "m n d"]
-    text_mask: Bool[Array, "m n"]
-    caption_index: Int[Array, "b f"] | None = None
-    is_image: Bool[Array, " b"] | None = None
-    low_res: Video | None = None
-    low_res_logsnr: LogSNR | None = None
-    guidance_weight: Float[Array, " b"] | None = None
+    text_emb: Any
+    text_mask: Any
+    caption_index: Any = None
+    is_image: Any = None
+    low_res: Any = None
+    low_res_logsnr: Any = None
+    guidance_weight: Any = None
 
 
+@runtime_checkable
 class DenoiseFn(Protocol):
     """A network with its parameters bound: what it predicts (v, eps or x) is its stage's choice."""
 

@@ -68,5 +68,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     stage.oscillating = base.oscillating(stage.sampling)
     config.objective.loss = "v_mse"
     config.train.update(num_steps=60_000, batch_size=16, ema_decay=0.9995)
-    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    config.train.optimizer.update(
+        learning_rate=6e-4, warmup_steps=500, schedule="constant", b2=0.99
+    )
     return config

@@ -61,5 +61,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.objective.loss = "v_mse"
     config.data.update(train_frames=8)
     config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
-    config.train.optimizer.update(learning_rate=6e-4, warmup_steps=500, b2=0.99)
+    config.train.optimizer.update(
+        learning_rate=6e-4, warmup_steps=500, schedule="constant", b2=0.99
+    )
     return config

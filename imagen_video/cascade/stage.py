@@ -8,7 +8,7 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from imagen_video import resample
 from imagen_video.array_types import Conditioning, DenoiseFn, KeyArray, LogSNR, Video
@@ -79,6 +79,7 @@ class Stage:
       schedule: log-SNR over diffusion time.
       prediction: what the network's output means; v in all stages of the paper (section 2.4).
       text_tokens: caption length in tokens, padded or truncated.
+      sample_param_dtype: dtype name that parameters are held in while sampling.
       sampling: defaults with a constant guidance weight.
       oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
     """
@@ -92,6 +93,7 @@ class Stage:
     schedule: CosineSchedule
     prediction: Literal["v", "eps", "x"] = "v"
     text_tokens: int
+    sample_param_dtype: Literal["float32", "bfloat16"] = "float32"
     sampling: Sampling
     oscillating: Sampling | None = None
 
@@ -147,7 +149,7 @@ def low_res_condition(
     height: int,
     width: int,
     is_image: Bool[Array, " b"] | None = None,
-) -> Video:
+) -> Float[Array, "b f2 h2 w2 c"]:
     """What a super-resolution stage concatenates to z_t, from a clean clip on the input grid.
 
     Noise is added on the input grid, then the clip is resampled: bilinear in space, frames

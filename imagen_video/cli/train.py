@@ -1,4 +1,4 @@
-"""`imagen-video train`: trains one stage, or the demo's text encoder, and resumes exactly."""
+"""Trains one stage, or the demo's text encoder; a run that was stopped goes on exactly."""
 
 from absl import flags
 
@@ -28,10 +28,9 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.training.text_run import TextRun, train_text
 
     config, workdir = flag_values.config, flag_values.workdir
-    run_config = config.to_json_best_effort()
     if "stage" in config:
         stage_run = to_record(StageRun, config)
         text = load_text_model(stage_run.text, num_tokens=stage_run.stage.text_tokens)
-        train_stage(stage_run, text=text, workdir=workdir, run_config=run_config)
+        train_stage(stage_run, text=text, workdir=workdir)
     else:
-        train_text(to_record(TextRun, config), workdir=workdir, run_config=run_config)
+        train_text(to_record(TextRun, config), workdir=workdir)

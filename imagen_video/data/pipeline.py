@@ -30,6 +30,7 @@ Batch = dict[str, np.ndarray]
 
 
 @runtime_checkable
+@runtime_checkable
 class ClipSource(Protocol):
     """Random access to clips. What it draws (window, crop) comes from the generator given to it."""
 

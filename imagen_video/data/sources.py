@@ -1,7 +1,7 @@
 """Sources of clips as records of a config: what a training run reads, on the grid it reads it."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class ClipGrid:
     fps: float
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A record that can open a split of itself on any grid."""
 

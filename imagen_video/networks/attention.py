@@ -107,7 +107,7 @@ class TextKeys(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Residual attention of a pixel over its frame's pixels and its caption (arXiv 2205.11487, B.1).
+    """Residual attention of a pixel over its frame and its caption (arXiv 2205.11487, B.1).
 
     Caption keys and values join those of the frame's pixels in one softmax. With
     `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial

@@ -1,12 +1,13 @@
 """From `Conditioning` to what every block reads: one embedding vector and the caption's tokens."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from imagen_video.array_types import Conditioning, LogSNR
 from imagen_video.networks.attention import TextKeys, joint_softmax
@@ -28,11 +29,11 @@ class Context:
       is_image: as in `Conditioning`.
     """
 
-    emb: Float[Array, "b f1 e"]
-    tokens: Float[Array, "m t e2"]
-    text_mask: Bool[Array, "m t"]
-    caption_index: Int[Array, "b f"] | None
-    is_image: Bool[Array, " b"] | None
+    emb: Any
+    tokens: Any
+    text_mask: Any
+    caption_index: Any
+    is_image: Any
 
 
 class TextPooling(nn.Module):

@@ -14,7 +14,7 @@ from jax.extend import core
 
 
 def count_flops(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """Returns the FLOPs of `fn(*args, **kwargs)`; arguments may be arrays or `jax.ShapeDtypeStruct`.
+    """Returns the FLOPs of `fn(*args, **kwargs)`; arguments are arrays or `jax.ShapeDtypeStruct`s.
 
     Loops count their trip count times where it is static (`scan`); a `while` of unknown length
     counts one iteration; of a `cond` the most expensive branch counts.

@@ -1,4 +1,4 @@
-"""The one list of logical axis names: modules say what an axis is, sharding rules say where it goes.
+"""The one list of logical axis names: modules say what an axis is, rules say where it goes.
 
 Activations of a clip are (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS); captions are (CAPTIONS, TOKENS,
 TEXT). Kernels of convolutions and projections are (..., IN, OUT); attention kernels are
@@ -25,5 +25,10 @@ KERNEL = "kernel"
 NORM = "norm"
 EMB = "emb"
 OFFSETS = "offsets"
+
+VOCAB = "vocab"
+EMBED = "embed"
+MLP = "mlp"
+BUCKETS = "relpos_buckets"
 
 CLIP = (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS)

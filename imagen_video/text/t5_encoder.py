@@ -23,12 +23,7 @@ from einops import rearrange
 from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from imagen_video.sharding.axes import HEADS
-
-VOCAB = "vocab"
-EMBED = "embed"
-MLP = "mlp"
-BUCKETS = "relpos_buckets"
+from imagen_video.sharding.axes import BUCKETS, EMBED, HEADS, MLP, VOCAB
 
 NORM_EPSILON = 1e-6
 MASKED_LOGIT = -1e10  # finite, so that a row of padding alone attends uniformly instead of NaN

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from imagen_video import records
 from imagen_video.array_types import KeyArray
 from imagen_video.cascade.stage import Stage, init_stage_params
 from imagen_video.data.pipeline import Batches, PipelineConfig
@@ -94,7 +95,7 @@ def make_batches(run: StageRun, text: TextModel) -> Batches:
     return Batches(config, tokenize=text.tokenize, **sources)
 
 
-def train_stage(run: StageRun, *, text: TextModel, workdir: str, run_config: Any) -> TrainState:
+def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
     """Trains the stage in `workdir`; goes on where an earlier run stopped.
 
     Raises:
@@ -116,5 +117,5 @@ def train_stage(run: StageRun, *, text: TextModel, workdir: str, run_config: Any
         batches=make_batches(run, text),
         config=run.train,
         workdir=workdir,
-        run_config=run_config,
+        run_config={"run": records.to_dict(run), "text_digest": text.digest},
     )

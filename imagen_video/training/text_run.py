@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from imagen_video import records
 from imagen_video.array_types import KeyArray
 from imagen_video.data.sources import CaptionedShapes
 from imagen_video.text.masking import (
@@ -96,10 +97,10 @@ class CaptionBatches:
         self._k = int(state["next_batch"])
 
 
-def train_text(run: TextRun, *, workdir: str, run_config: Any) -> TrainState:
+def train_text(run: TextRun, *, workdir: str) -> TrainState:
     """Trains tokenizer and encoder in `workdir`; goes on where an earlier run stopped."""
     tokenizer = _tokenizer(run.data, epath.Path(workdir) / TOKENIZER_FILE)
-    config = T5Config(vocab_size=tokenizer.vocab_size, **dataclasses.asdict(run.encoder))
+    config = encoder_config(run, tokenizer)
     corruption = TokenCorruption(
         vocab_size=tokenizer.vocab_size, **dataclasses.asdict(run.corruption)
     )
@@ -113,8 +114,13 @@ def train_text(run: TextRun, *, workdir: str, run_config: Any) -> TrainState:
         batches=CaptionBatches(run, tokenizer),
         config=run.train,
         workdir=workdir,
-        run_config=run_config,
+        run_config={"run": records.to_dict(run)},
     )
+
+
+def encoder_config(run: TextRun, tokenizer: Tokenizer) -> T5Config:
+    """Returns the encoder's sizes, its vocabulary the tokenizer's."""
+    return T5Config(vocab_size=tokenizer.vocab_size, **dataclasses.asdict(run.encoder))
 
 
 def _tokenizer(data: CaptionData, path: epath.Path) -> Tokenizer:

@@ -48,20 +48,19 @@ def turn_gains(seen: Observation) -> Float[np.ndarray, " turns"]:
     """
     angle = np.arange(_ANGLES) * (2 * math.pi / _ANGLES)
     spectra = []
-    for k in np.flatnonzero(seen.seen):
+    for k in np.flatnonzero(seen.seen).tolist():
         unit = math.sqrt(seen.mass[k])
         x = seen.x[k] + unit * _RADII[:, None] * np.cos(angle)
         y = seen.y[k] + unit * _RADII[:, None] * np.sin(angle)
         spectra.append(np.fft.rfft(sample(seen, k, x, y), axis=1)[:, : _HARMONICS + 1])
     spectrum = np.stack(spectra) * np.sqrt(_RADII)[:, None, None]  # frame radius harmonic channel
+    energy = (np.abs(spectrum) ** 2).sum(axis=(1, 3)).mean(axis=0)
+    harmonic = np.arange(1, _HARMONICS + 1)[:, None, None]
     tau = seen.tau[seen.seen]
-    harmonic = np.arange(1, _HARMONICS + 1)
-    phase = np.exp(1j * np.radians(TURNS)[:, None, None] * tau[:, None] * harmonic) / len(tau)
-    turning = spectrum[:, :, 1:]
-    mean = np.einsum("wtk,trkc->wrkc", phase, turning)
-    steady = 0.5 * (np.abs(spectrum[:, :, 0]) ** 2).sum(axis=(1, 2)).mean()
-    energy = steady + (np.abs(turning) ** 2).sum(axis=(1, 2, 3)).mean()
-    return (np.abs(mean) ** 2).sum(axis=(1, 2, 3)) / energy
+    back = np.exp(1j * harmonic * np.radians(TURNS)[:, None] * tau) / len(tau)
+    turning = spectrum[:, :, 1:].transpose(2, 0, 1, 3).reshape(_HARMONICS, len(tau), -1)
+    mean = np.matmul(back, turning)  # harmonic turn rest
+    return (np.abs(mean) ** 2).sum(axis=(0, 2)) / (0.5 * energy[0] + energy[1:].sum())
 
 
 def aligned_patches(
@@ -77,7 +76,7 @@ def aligned_patches(
     """
     axis = patch_axis(pixels)
     patches = []
-    for k in np.flatnonzero(seen.seen):
+    for k in np.flatnonzero(seen.seen).tolist():
         unit = scale * math.sqrt(seen.mass[k])
         angle = math.radians(turn * seen.tau[k])
         x = unit * (math.cos(angle) * axis - math.sin(angle) * axis[:, None])

@@ -28,7 +28,8 @@ def cube(
     """Draws a cube in each frame.
 
     Args:
-      x, y: right and down from the cube's centre, in radii; they broadcast to [f h w].
+      x: right of the cube's centre, in radii.
+      y: down from it; x and y broadcast to [f h w].
       yaw: angle about the vertical axis, radians.
       pixels_per_radius: how sharp the edges between the faces can be.
 

@@ -20,7 +20,7 @@ STAR_OUTER, STAR_INNER = 1.15, 0.53
 CROSS_HALF_LENGTH, CROSS_HALF_WIDTH = 1.05, 0.37
 RING_OUTER, RING_INNER = 1.0, 0.55
 HEART_SCALE = 1.75
-HEART_CENTROID = (0.25 + math.pi / 8 * 0.75 + 1 / 12) / (0.5 + math.pi / 8)  # above the tip
+HEART_CENTROID = (0.25 + math.pi / 8 * 0.75 + 1 / 24) / (0.5 + math.pi / 8)  # above the tip
 
 # Half width and half height of the box around the centroid that holds the form.
 EXTENT = {
@@ -88,7 +88,9 @@ def star(x: Field, y: Field) -> Field:
     notch_y = STAR_INNER * math.cos(math.radians(36))
     along_x, along_y = notch_x, notch_y - STAR_OUTER
     length = math.hypot(along_x, along_y)
-    return np.float32(-along_y / length) * x + np.float32(along_x / length) * (y - np.float32(STAR_OUTER))
+    return np.float32(-along_y / length) * x + np.float32(along_x / length) * (
+        y - np.float32(STAR_OUTER)
+    )
 
 
 def heart(x: Field, y: Field) -> Field:

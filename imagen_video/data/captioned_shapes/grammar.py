@@ -26,7 +26,8 @@ WORD_LENGTHS = range(2, 6)
 _WORD = re.compile(r"word [A-Z]{2,5}")
 _OBJECT = re.compile(
     rf"a (?:(?P<size>small|large) )?(?P<colour>{'|'.join(COLOURS)}) "
-    rf"(?P<shape>{'|'.join(FORMS)}|letter [A-Z]|word [A-Z]{{2,5}})(?: (?P<motion>{'|'.join(MOTIONS)}))?"
+    rf"(?P<shape>{'|'.join(FORMS)}|letter [A-Z]|word [A-Z]{{2,5}})"
+    rf"(?: (?P<motion>{'|'.join(MOTIONS)}))?"
 )
 _CAPTION = re.compile(
     r"(?P<picture>a picture of )?(?P<objects>.+?)"
@@ -41,7 +42,7 @@ def is_shape(shape: str) -> bool:
 
 
 def written(shape: str) -> str | None:
-    """Returns the capitals that a letter or word shows: "Q" of "letter Q"; None for other shapes."""
+    """Returns the capitals a letter or word shows, "Q" of "letter Q"; None for other shapes."""
     kind, _, capitals = shape.partition(" ")
     return capitals if kind in ("letter", "word") else None
 
@@ -66,7 +67,9 @@ class Phrase:
         _check("size", self.size, SIZES)
         _check("colour", self.colour, COLOURS)
         if not is_shape(self.shape):
-            raise ValueError(f"shape: {self.shape!r} is none of {', '.join(FORMS)}, letter A, word CAT")
+            raise ValueError(
+                f"shape: {self.shape!r} is none of {', '.join(FORMS)}, letter A, word CAT"
+            )
         if self.motion is not None:
             _check("motion", self.motion, MOTIONS)
 

@@ -24,12 +24,14 @@ WORD_CAP, WORD_WIDTH = 1.5, 3.2  # a word is as high as fits both, in radii
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lettering:
-    """Set text. Lengths in cap heights; the origin is the middle of the ink, halfway up the capitals.
+    """Set text. Lengths in cap heights; the origin is midway along the ink, halfway up the caps.
 
     Attributes:
       field: signed distance at texel centres, [rows cols] float32; row 0 is at the top.
       left, top: position of the corner of texel (0, 0).
       width: of the ink.
+      advance: how far the pen goes; the next letter would start there.
+      bearing: from where the pen starts to the ink.
       descent: how far the ink hangs below the line: some for J and Q, else 0.
       cap: height of a capital, in radii of the object that shows the text.
     """
@@ -38,6 +40,8 @@ class Lettering:
     left: float
     top: float
     width: float
+    advance: float
+    bearing: float
     descent: float
     cap: float
 
@@ -69,17 +73,25 @@ def lettering(text: str) -> Lettering:
     pen = np.cumsum([0.0, *(glyph.advance for glyph in glyphs)])
     width = float(pen[-1]) - left_bearing - right_bearing
     rows = glyphs[0].field.shape[0]
-    columns = [round((start - left_bearing) * TEXELS) for start in pen[:-1]]
+    columns = [round(start * TEXELS) for start in pen[:-1]]
     cols = max(c + glyph.field.shape[1] for c, glyph in zip(columns, glyphs, strict=True))
     field = np.full((rows, cols), MARGIN, np.float32)
     for column, glyph in zip(columns, glyphs, strict=True):
-        # A glyph's own field starts MARGIN left of its origin; so does the text's, left of its ink.
-        part = field[:, max(column, 0) : column + glyph.field.shape[1]]
-        np.minimum(part, glyph.field[:, max(-column, 0) :], out=part)
+        part = field[:, column : column + glyph.field.shape[1]]
+        np.minimum(part, glyph.field, out=part)
     cap = LETTER_CAP if len(text) == 1 else min(WORD_CAP, WORD_WIDTH / width)
     descent = DESCENT if set(text) & set("JQ") else 0.02  # round letters overshoot a little
-    left, top = -MARGIN - width / 2, -0.5 - MARGIN
-    return Lettering(field=field, left=left, top=top, width=width, descent=descent, cap=cap)
+    left, top = -left_bearing - width / 2 - MARGIN, -0.5 - MARGIN
+    return Lettering(
+        field=field,
+        left=left,
+        top=top,
+        width=width,
+        advance=float(pen[-1]),
+        bearing=left_bearing,
+        descent=descent,
+        cap=cap,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +129,9 @@ def _font() -> dict:
 
 
 def _distance(
-    points: Float[np.ndarray, "n 2"], starts: Float[np.ndarray, "m 2"], ends: Float[np.ndarray, "m 2"]
+    points: Float[np.ndarray, "n 2"],
+    starts: Float[np.ndarray, "m 2"],
+    ends: Float[np.ndarray, "m 2"],
 ) -> Float[np.ndarray, " n"]:
     """Distance from each point to the nearest of m chords."""
     nearest = np.full(len(points), np.inf)
@@ -130,7 +144,9 @@ def _distance(
 
 
 def _inside(
-    points: Float[np.ndarray, "n 2"], starts: Float[np.ndarray, "m 2"], ends: Float[np.ndarray, "m 2"]
+    points: Float[np.ndarray, "n 2"],
+    starts: Float[np.ndarray, "m 2"],
+    ends: Float[np.ndarray, "m 2"],
 ) -> Bool[np.ndarray, " n"]:
     """Even-odd rule: how many chords does a ray to the right cross?"""
     x, y = points.T

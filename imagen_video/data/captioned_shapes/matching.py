@@ -41,15 +41,21 @@ class Match:
 
 
 class Matcher:
-    """One clip, ready to be compared with candidates."""
+    """One clip, ready to be compared with candidates.
+
+    Attributes:
+      coverage: mean of the aligned frames [h w], 1 where the object is if it is flat.
+    """
 
     def __init__(self, seen: Observation, turn: float):
         """Aligns the frames of `seen`, taken to turn by `turn` degrees in the whole clip."""
         self._seen = seen
         self._turn = turn
         self._length = math.sqrt(_energy(seen))
-        self.patch = aligned_patches(seen, turn).mean(axis=0)
-        self._trials = _trials(self.patch @ self._colours())
+        patch = aligned_patches(seen, turn).mean(axis=0)
+        self._trials = _trials(patch @ self._colours())
+        to_colour = (seen.colour_rgb - seen.background_rgb).astype(np.float32)
+        self.coverage = patch @ (to_colour / (to_colour @ to_colour))
 
     def upright(self, candidates: Sequence[Template]) -> list[Match]:
         """Compares with flat shapes, at small tilts and errors of size."""
@@ -97,7 +103,9 @@ class Matcher:
         return best
 
     def _colours(self) -> Float[np.ndarray, "3 2"]:
-        return np.stack([self._seen.colour_rgb, self._seen.background_rgb], axis=1).astype(np.float32)
+        return np.stack([self._seen.colour_rgb, self._seen.background_rgb], axis=1).astype(
+            np.float32
+        )
 
     def _scores(
         self,

@@ -64,14 +64,17 @@ def reach(shape: str) -> float:
 
 
 def rooms(number: int, *, width: float, height: float) -> list[Room]:
-    """Divides the canvas among one or two objects: left and right, or top and bottom if it is tall."""
+    """Divides the canvas among its objects, in the order they are named.
+
+    Two share it as left and right, or as top and bottom where it is higher than wide.
+    """
     if number == 1:
-        return [Room(left=0, right=width, top=0, bottom=height)]
+        return [Room(left=0.0, right=width, top=0.0, bottom=height)]
     if width >= height:
-        halves = (0, width / 2), (width / 2, width)
-        return [Room(left=left, right=right, top=0, bottom=height) for left, right in halves]
-    halves = (0, height / 2), (height / 2, height)
-    return [Room(left=0, right=width, top=top, bottom=bottom) for top, bottom in halves]
+        halves = (0.0, width / 2), (width / 2, width)
+        return [Room(left=left, right=right, top=0.0, bottom=height) for left, right in halves]
+    halves = (0.0, height / 2), (height / 2, height)
+    return [Room(left=0.0, right=width, top=top, bottom=bottom) for top, bottom in halves]
 
 
 def scene_poses(

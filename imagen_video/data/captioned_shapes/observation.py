@@ -60,28 +60,27 @@ class Observation:
     colour_lead: float
 
 
+def border_background(video: UInt8[np.ndarray, "f h w 3"]) -> str:
+    """Names the background by the border's median colour; "unsure" if no palette entry is near."""
+    return _background(_border_median(_to_working_grid(video[chosen_frames(len(video))])))[0]
+
+
 def observe(video: UInt8[np.ndarray, "f h w 3"]) -> Observation | None:
     """Finds background, object and colour; None if there is no object in half of the frames."""
     frames = chosen_frames(len(video))
     clip = _to_working_grid(video[frames])
-    border = np.concatenate(
-        [
-            clip[:, :_BORDER].reshape(-1, 3),
-            clip[:, -_BORDER:].reshape(-1, 3),
-            clip[:, :, :_BORDER].reshape(-1, 3),
-            clip[:, :, -_BORDER:].reshape(-1, 3),
-        ]
-    )
-    middle = np.median(border, axis=0)
+    middle = _border_median(clip)
     smooth = ndimage.gaussian_filter(clip - middle, (0, 1, 1, 0))
     contrast = np.sqrt((smooth * smooth).sum(-1))
     # Three times the median of a Rayleigh-like noise is beyond its last pixel.
-    threshold = max(0.25 * float(np.quantile(contrast, 0.998)), 3.2 * float(np.median(contrast)), 0.04)
+    threshold = max(
+        0.25 * float(np.quantile(contrast, 0.998)), 3.2 * float(np.median(contrast)), 0.04
+    )
     masks = np.stack([_object_mask(frame, threshold) for frame in contrast])
     seen = masks.any(axis=(1, 2))
     if seen.mean() < 0.5:
         return None
-    near = ndimage.binary_dilation(masks, np.ones((1, 9, 9), bool))
+    near = ndimage.maximum_filter(masks, (1, 9, 9))
     # The mean, where noise is cut off at white or black, is not the median.
     rest = clip[~near]
     bare = rest.mean(axis=0) if len(rest) > 500 else middle
@@ -121,7 +120,7 @@ def chosen_frames(count: int) -> Int[np.ndarray, " f"]:
     return np.arange(number) * count // number
 
 
-def _to_working_grid(video: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f h w 3"]:
+def _to_working_grid(video: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f rows cols 3"]:
     """Resizes to SIDE pixels on the shorter side, antialiased; values in [0, 1]."""
     height, width = video.shape[1:3]
     scale = SIDE / min(height, width)
@@ -132,10 +131,15 @@ def _to_working_grid(video: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "
     return video.astype(np.float32) / 255
 
 
+def _border_median(clip: Float[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "3"]:
+    sides = clip[:, :_BORDER], clip[:, -_BORDER:], clip[:, :, :_BORDER], clip[:, :, -_BORDER:]
+    return np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
+
+
 def _object_mask(contrast: Float[np.ndarray, "h w"], threshold: float) -> Bool[np.ndarray, "h w"]:
     """The blobs that stand out, without the specks."""
     mask = contrast > threshold
-    parts, number = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 3), bool)))
+    parts, number = ndimage.label(ndimage.maximum_filter(mask, 3))
     if number == 0:
         return mask
     weight = ndimage.sum_labels(contrast * mask, parts, np.arange(1, number + 1))
@@ -144,7 +148,9 @@ def _object_mask(contrast: Float[np.ndarray, "h w"], threshold: float) -> Bool[n
 
 
 def _background(rgb: Float[np.ndarray, "3"]) -> tuple[str, Float[np.ndarray, "3"]]:
-    distance = {name: float(np.linalg.norm(rgb - np.array(BACKGROUND_RGB[name]))) for name in BACKGROUND_RGB}
+    distance = {
+        name: float(np.linalg.norm(rgb - np.array(BACKGROUND_RGB[name]))) for name in BACKGROUND_RGB
+    }
     nearest, second = sorted(distance, key=distance.get)[:2]
     sure = distance[nearest] < _MAX_BACKGROUND_ERROR and distance[second] > 1.3 * distance[nearest]
     return nearest if sure else UNSURE, np.array(BACKGROUND_RGB[nearest])

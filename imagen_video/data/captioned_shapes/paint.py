@@ -39,10 +39,12 @@ def paint(
     """Draws one object at the given sample points.
 
     Args:
-      x, y: sample points right and down of the object's centre, in radii, float32.
-      phrase, poses: the object.
+      x: sample points right of the object's centre, in radii, float32.
+      y: sample points down from it.
+      phrase: what it is.
       texture: seeds its mosaic.
       style: of the scene.
+      poses: where it is and how turned.
       scale: samples per radius.
 
     Returns:
@@ -118,4 +120,6 @@ def _mosaic(u: Field, v: Field, texture: int, soft: Field) -> Field:
 def _tile_shades(texture: int) -> Float[np.ndarray, "rows cols"]:
     draws = Draws("mosaic", texture)
     count = 32
-    return np.array([[draws.uniform(*TILE_SHADE) for _ in range(count)] for _ in range(count)], np.float32)
+    return np.array(
+        [[draws.uniform(*TILE_SHADE) for _ in range(count)] for _ in range(count)], np.float32
+    )

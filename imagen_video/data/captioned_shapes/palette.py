@@ -37,7 +37,7 @@ PASTEL_WHITE = 0.55  # share of white in a pastel colour
 def object_rgb(colour: str, draws: Draws, *, pastel: bool) -> RGB:
     """Draws the shade of `colour` that one object wears: hue +-4 degrees, brightness +-5%."""
     hue, saturation, value = colorsys.rgb_to_hsv(*OBJECT_RGB[colour])
-    hue = (hue + draws.uniform(-4, 4) / 360) % 1.0
+    hue = (hue + draws.uniform(-4.0, 4.0) / 360) % 1.0
     saturation = min(1.0, saturation * draws.uniform(0.95, 1.05))
     value = min(1.0, value * draws.uniform(0.95, 1.05))
     rgb = colorsys.hsv_to_rgb(hue, saturation, value)

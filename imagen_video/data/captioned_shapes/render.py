@@ -43,7 +43,8 @@ def render(
 
     Args:
       scene: what to draw.
-      height, width: of the whole canvas, pixels.
+      height: of the whole canvas, pixels.
+      width: of the whole canvas, pixels.
       frames: which frames, e.g. range(8) or [0, 8, 16]; frame k is shown k / fps seconds after the
         clip begins. A still image is the same at any time: use [0].
       fps: frames per second.
@@ -65,7 +66,9 @@ def render(
     drawn = tau[:1] if still else tau
     video = np.empty((len(drawn), window.height, window.width, 3), np.uint8)
     video[:] = np.rint(255 * np.asarray(scene.background)).astype(np.uint8)
-    objects = zip(scene.caption.objects, scene.bodies, scene_poses(scene, drawn, **canvas), strict=True)
+    objects = zip(
+        scene.caption.objects, scene.bodies, scene_poses(scene, drawn, **canvas), strict=True
+    )
     for phrase, body, poses in objects:
         rgb = np.asarray(body.rgb, np.float32) * 255
         for patch in _patches(phrase, poses, side, window):
@@ -153,7 +156,9 @@ def _fineness(side: int) -> int:
     return max(1, math.ceil(FINE_HEIGHT / side))
 
 
-def _average(values: Float[np.ndarray, "n h w"], fine: int) -> Float[np.ndarray, "n h w"]:
+def _average(
+    values: Float[np.ndarray, "n samples_h samples_w"], fine: int
+) -> Float[np.ndarray, "n h w"]:
     """Means over fine x fine samples, always added in the same order whatever the window."""
     if fine == 1:
         return values

@@ -16,6 +16,7 @@ from imagen_video.data.captioned_shapes.grammar import Caption
 DIAMETER = {"small": 0.27, "normal": 0.42, "large": 0.62}
 PAIR_SCALE = 0.7  # in a scene of two, each object has half the canvas and 0.7 of the size
 MAX_TILT = math.radians(8)
+CUBE_YAW = (math.radians(15), math.radians(75))  # two sides are seen
 TURN = (math.radians(180), math.radians(240))  # below half the symmetry of a star in 8 frames
 
 
@@ -73,7 +74,7 @@ def draw_scene(caption: Caption, draws: Draws) -> Scene:
         across, down, travel, phase = (draws.uniform() for _ in range(4))
         tilt = draws.uniform(-MAX_TILT, MAX_TILT)
         if phrase.shape == "cube":
-            tilt = draws.uniform(0, math.pi / 2)
+            tilt = draws.uniform(*CUBE_YAW)
         turn = draws.choice((-1, 1)) * draws.uniform(*TURN)
         bodies.append(
             Body(

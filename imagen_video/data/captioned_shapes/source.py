@@ -65,7 +65,7 @@ class CaptionedShapesSource:
         end = (self.start_frame + self.frames - 1) / self.fps
         if self.start_frame < 0 or not end < self.duration:
             raise ValueError(
-                f"start_frame, frames: the last frame is {end:g} s into a clip of {self.duration:g} s"
+                f"start_frame, frames: the last is {end:g} s into a clip of {self.duration:g} s"
             )
 
     def __len__(self) -> int:

@@ -10,25 +10,26 @@ import itertools
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import ndimage
 
-from imagen_video.data.captioned_shapes.alignment import HALF_PATCH
+from imagen_video.data.captioned_shapes.alignment import HALF_PATCH, patch_axis
 from imagen_video.data.captioned_shapes.grammar import ALPHABET, WORD_LENGTHS
 from imagen_video.data.captioned_shapes.lettering import DESCENT, lettering
 
 CAP = 20  # rows between the line and the top of a capital, in a strip
-_TILTS = range(-12, 13, 2)
+_TILTS = np.arange(-12.0, 13.0, 2.0).tolist()  # degrees
 _CAPS = np.geomspace(0.5, 1.25, 14)  # heights of a capital that are tried, in units
-_LINES = np.linspace(-0.12, 0.12, 7)  # middle of the capitals against the centroid, in caps
+# Middle of the capitals against the centroid, in caps: LLL and JJ are low, TT and PP are high.
+_LINES = np.linspace(-0.24, 0.24, 13)
 _ABOVE, _BELOW = 3, 3 + math.ceil(DESCENT * CAP)  # rows of a strip around the capitals
 _LEFT = 3  # columns of a letter's window before its pen position
 _WINDOW = 34  # columns: the widest letter
 _BLUR = 1.0
 
 
-def spellings(patch: Float[np.ndarray, "h w"], *, count: int = 3) -> list[str]:
-    """Returns the likeliest words in `patch`, best first.
+def spellings(patch: Float[np.ndarray, "h w"], *, count: int = 5) -> list[str]:
+    """Returns the likeliest words in `patch`, best first; none where letters explain nothing.
 
     Args:
       patch: coverage of an object in units of its mass, centroid in the middle, about upright.
@@ -38,13 +39,18 @@ def spellings(patch: Float[np.ndarray, "h w"], *, count: int = 3) -> list[str]:
     fits: dict[str, float] = {}
     for cap, line in itertools.product(_CAPS, _LINES):
         word, gain = _best_row(_strip(patch, tilt, cap, line))
-        fits[word] = max(fits.get(word, 0.0), gain * cap**2)
+        if word:
+            fits[word] = max(fits.get(word, 0.0), gain * cap**2)
     return sorted(fits, key=fits.get, reverse=True)[:count]
 
 
-def _read(patch: Float[np.ndarray, "h w"], degrees: float, x: Float[np.ndarray, " n"],
-          y: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m n"]:
-    """The patch at points x, y in units along axes turned by `degrees`."""
+def _read(
+    patch: Float[np.ndarray, "h w"],
+    degrees: float,
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " m"],
+) -> Float[np.ndarray, "m n"]:
+    """The patch at points x, y, in units, along axes turned clockwise by `degrees`."""
     angle = math.radians(degrees)
     right = math.cos(angle) * x - math.sin(angle) * y[:, None]
     down = math.sin(angle) * x + math.cos(angle) * y[:, None]
@@ -55,7 +61,7 @@ def _read(patch: Float[np.ndarray, "h w"], degrees: float, x: Float[np.ndarray, 
 
 def _row_contrast(patch: Float[np.ndarray, "h w"], degrees: float) -> float:
     """Largest when the rows run along the line of letters."""
-    axis = np.linspace(-HALF_PATCH, HALF_PATCH, len(patch))
+    axis = patch_axis(len(patch))
     rows = _read(patch, degrees, axis, axis).sum(axis=1)
     return float(rows @ rows)
 
@@ -63,35 +69,65 @@ def _row_contrast(patch: Float[np.ndarray, "h w"], degrees: float) -> float:
 def _strip(
     patch: Float[np.ndarray, "h w"], degrees: float, cap: float, line: float
 ) -> Float[np.ndarray, "rows cols"]:
-    """The patch with CAP rows to a capital, if capitals are `cap` high and `line` caps off."""
+    """The patch, CAP rows to a capital, for capitals `cap` high and centred `line` caps down."""
     rows = (np.arange(-_ABOVE, CAP + _BELOW) + 0.5) / CAP - 0.5 + line
-    half = math.ceil(HALF_PATCH / cap * CAP)
+    half = math.ceil(HALF_PATCH / cap * CAP) + _WINDOW
     return _read(patch, degrees, (np.arange(-half, half) + 0.5) / CAP * cap, rows * cap)
 
 
 def _best_row(strip: Float[np.ndarray, "rows cols"]) -> tuple[str, float]:
     """The word that takes most off the strip's squared error, and how much, in square caps."""
-    windows = np.lib.stride_tricks.sliding_window_view(strip, _WINDOW, axis=1)  # rows starts window
+    windows = np.lib.stride_tricks.sliding_window_view(strip, _WINDOW, axis=1)  # row start column
     windows = windows.transpose(1, 0, 2).reshape(windows.shape[1], -1)
     pictures, advances = _alphabet()
     gains = 2 * windows @ pictures.T - (pictures * pictures).sum(axis=1)  # start letter
-    starts = np.arange(len(gains))
-    best, words = np.zeros(len(gains)), None
-    found = ("", 0.0)
-    history = []
+    best = np.zeros(len(gains))  # of all rows that end with the pen at each place
+    last, before = [], []  # the last letter of each such row, and where its pen started
+    word, most = "", 0.0
     for length in range(1, WORD_LENGTHS[-1] + 1):
-        # best[p]: of `length - 1` letters whose pen has come to p. One column of play absorbs the
-        # rounding of the advances.
-        arriving = np.maximum(best, np.maximum(np.roll(best, 1), np.roll(best, -1))) if length > 1 else best
+        start = _within_one(best) if length > 1 else np.arange(len(best))
         after = np.full((len(gains), len(ALPHABET)), -np.inf)
         for letter, advance in enumerate(advances):
-            total = arriving + gains[:, letter]
-            after[advance:, letter] = total[: len(total) - advance]
-        letter_at = after.argmax(axis=1)
-        history.append(letter_at)
+            after[advance:, letter] = (best[start] + gains[:, letter])[:-advance]
+        last.append(after.argmax(axis=1))
+        before.append(start)
         best = after.max(axis=1)
         end = int(best.argmax())
-        if length >= WORD_LENGTHS[0] and best[end] > found[1]:
-            found = (_trace(history, end, advances, gains), float(best[end]))
-    del starts, words
-    return found[0], found[1] / CAP**2
+        if length in WORD_LENGTHS and best[end] > most:
+            word, most = _spell(last, before, end), float(best[end])
+    return word, most / CAP**2
+
+
+def _within_one(best: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """For each place the best place at most one column off: play for rounded advances."""
+    padded = np.pad(best, 1, constant_values=-np.inf)
+    choices = np.stack([padded[1:-1], padded[:-2], padded[2:]])
+    return np.arange(len(best)) + np.array([0, -1, 1])[choices.argmax(axis=0)]
+
+
+def _spell(last: list[Int[np.ndarray, " n"]], before: list[Int[np.ndarray, " n"]], end: int) -> str:
+    """Goes back from the end of the best row."""
+    word, advances = "", _alphabet()[1]
+    for letters, starts in zip(reversed(last), reversed(before), strict=True):
+        letter = letters[end]
+        word = ALPHABET[letter] + word
+        end = starts[end - advances[letter]]
+    return word
+
+
+@functools.cache
+def _alphabet() -> tuple[Float[np.ndarray, "letters n"], list[int]]:
+    """Pictures of the letters in a window, flattened, and how many columns the pen goes on."""
+    y = (np.arange(-_ABOVE, CAP + _BELOW) + 0.5) / CAP - 0.5
+    x = (np.arange(_WINDOW) - _LEFT + 0.5) / CAP
+    pictures, advances = [], []
+    for letter in ALPHABET:
+        text = lettering(letter)
+        right = (x - text.bearing - text.width / 2).astype(np.float32)
+        distance = text.distance(
+            right * np.float32(text.cap), y.astype(np.float32)[:, None] * np.float32(text.cap)
+        )
+        coverage = np.clip(0.5 - distance / text.cap * CAP, 0, 1)
+        pictures.append(ndimage.gaussian_filter(coverage, _BLUR).ravel())
+        advances.append(round(text.advance * CAP))
+    return np.stack(pictures), advances

@@ -2,7 +2,8 @@
 
 A tenth of the (COLOUR, SHAPE, MOTION) triples and a tenth of the (COLOUR, SHAPE, STYLE) triples
 are held out: they are in no training scene, of one object or two, moving or still. A stable hash
-decides, so that any triple, also one with a word never drawn before, has one side for ever.
+decides, over the whole SHAPE ("letter Q", "word CAT"), so that any triple, also one with a word
+never drawn before, has one side for ever.
 """
 
 import hashlib

@@ -19,8 +19,8 @@ from imagen_video.data.captioned_shapes.grammar import FORMS, LETTERS, Phrase
 from imagen_video.data.captioned_shapes.motion import Poses, reach
 
 BLURS = (0.5, 1.2, 2.2, 3.6)  # standard deviations, patch pixels; a unit has 20
-YAW_STEP = 3.75  # degrees; a cube looks the same after 90
-YAWS = np.arange(0, 90, YAW_STEP)
+YAW_STEP = 5.0  # degrees; a cube looks the same after 90
+YAWS = np.arange(0.0, 90.0, YAW_STEP)
 _FINE = 2  # samples per patch pixel and side
 _RGB = tuple[float, float, float]
 
@@ -64,45 +64,47 @@ def template(shape: str) -> Template:
 
 
 def _draw(shape: str, angle: float, spinning: bool, background: _RGB, colour: _RGB) -> Template:
-    phrase = Phrase(
-        size="normal", colour="red", shape=shape, motion="spinning" if spinning else None
-    )
-    # A first drawing, radius 1, gives mass and centroid; the second has them set to 1 and 0.
-    half = 1.1 * reach(shape)
-    coverage, light, axis = _paint(phrase, angle, half=half, radius=1.0, x=0.0, y=0.0)
-    mass_map = _along_colour(coverage, light, np.array(background), np.array(colour))
-    area = (axis[1] - axis[0]) ** 2
-    mass = float(mass_map.sum()) * area
-    x = float((mass_map * axis).sum()) * area / mass
-    y = float((mass_map * axis[:, None]).sum()) * area / mass
-    radius = 1 / math.sqrt(mass)
-    coverage, light, _ = _paint(phrase, angle, half=HALF_PATCH, radius=radius, x=x, y=y)
+    b, c = np.array(background), np.array(colour)
+    to_colour = (c - b) / ((c - b) @ (c - b))
+    # What `Observation.mass` adds up: light * c - coverage * b, as a share of c - b.
+    of_coverage, of_light = _moments(shape, angle, spinning)
+    mass, x, y = (c @ to_colour) * of_light - (b @ to_colour) * of_coverage
+    radius, centre = 1 / math.sqrt(mass), (float(x / mass), float(y / mass))
+    coverage, light, _ = _paint(shape, angle, spinning, HALF_PATCH, radius, centre)
     blurred = [[ndimage.gaussian_filter(m, sigma) for sigma in BLURS] for m in (coverage, light)]
-    return Template(shape=shape, radius=radius, coverage=np.stack(blurred[0]), light=np.stack(blurred[1]))
+    return Template(
+        shape=shape, radius=radius, coverage=np.stack(blurred[0]), light=np.stack(blurred[1])
+    )
 
 
-def _along_colour(
-    coverage: Float[np.ndarray, "h w"],
-    light: Float[np.ndarray, "h w"],
-    background: Float[np.ndarray, "3"],
-    colour: Float[np.ndarray, "3"],
-) -> Float[np.ndarray, "h w"]:
-    """Share of light * c - coverage * b along c - b: what `Observation.mass` adds up."""
-    to_colour = colour - background
-    scale = to_colour @ to_colour
-    return light * (colour @ to_colour / scale) - coverage * (background @ to_colour / scale)
+@functools.lru_cache(maxsize=256)
+def _moments(shape: str, angle: float, spinning: bool) -> Float[np.ndarray, "2 3"]:
+    """Of coverage and of light, at radius 1: the sum, and the sums times x and times y."""
+    half = 1.1 * reach(shape)
+    *maps, axis = _paint(shape, angle, spinning, half, 1.0, (0.0, 0.0))
+    area = (axis[1] - axis[0]) ** 2
+    sums = [(m.sum(), (m * axis).sum(), (m * axis[:, None]).sum()) for m in maps]
+    return np.array(sums) * area
 
 
 def _paint(
-    phrase: Phrase, angle: float, *, half: float, radius: float, x: float, y: float
+    shape: str,
+    angle: float,
+    spinning: bool,
+    half: float,
+    radius: float,
+    centre: tuple[float, float],
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, " n"]]:
-    """Draws a patch of half width `half` around the point (x, y), which is in radii."""
+    """Coverage and light of a patch `half` wide each way from `centre`, in radii; and its axis."""
+    phrase = Phrase(
+        size="normal", colour="red", shape=shape, motion="spinning" if spinning else None
+    )
     count = PATCH * _FINE
     axis = ((np.arange(count) + 0.5) / count * 2 - 1) * half
     poses = Poses(x=np.zeros(1), y=np.zeros(1), radius=np.full(1, radius), angle=np.full(1, angle))
     coverage, light = paint.paint(
-        (axis / radius + x).astype(np.float32)[None, None, :],
-        (axis / radius + y).astype(np.float32)[None, :, None],
+        (axis / radius + centre[0]).astype(np.float32)[None, None, :],
+        (axis / radius + centre[1]).astype(np.float32)[None, :, None],
         phrase=phrase,
         texture=0,
         style=None,

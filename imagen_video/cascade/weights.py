@@ -1,0 +1,122 @@
+"""A stage's weights in one file that is enough to sample: safetensors with its Stage inside."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from imagen_video import records
+from imagen_video.cascade.stage import Stage, init_stage_params
+from imagen_video.text.frozen_t5 import params_digest
+from imagen_video.video_io import atomic_path
+
+METADATA_KEY = "imagen_video"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StageModel:
+    """A stage with parameters, ready to sample.
+
+    Attributes:
+      stage: what the parameters are of.
+      params: nested dict of arrays in the stage's `sample_param_dtype`.
+      text_digest: names the tokenizer and encoder that the stage was trained with.
+    """
+
+    stage: Stage
+    params: Any
+    text_digest: str
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Names stage and parameters: equal digests mean equal samples."""
+        content = json.dumps(records.to_dict(self.stage), sort_keys=True)
+        return hashlib.sha256((content + params_digest(self.params)).encode()).hexdigest()
+
+
+def make_stage_model(stage: Stage, params: Mapping[str, Any], *, text_digest: str) -> StageModel:
+    """Binds parameters to a stage, cast to its `sample_param_dtype`.
+
+    Raises:
+      ValueError: naming a tensor that is missing, unknown or of another shape.
+    """
+    expected = jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0)))
+    _check_shapes(stage.name, found=_flat(params), expected=_flat(expected))
+    dtype = jnp.dtype(stage.sample_param_dtype)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), dict(params))
+    return StageModel(stage=stage, params=params, text_digest=text_digest)
+
+
+def save_stage(path: str, model: StageModel, *, dtype: str = "bfloat16") -> None:
+    """Writes a stage as one safetensors file; an existing file is replaced whole or not at all.
+
+    Args:
+      path: ends in .safetensors.
+      model: stage and parameters.
+      dtype: the tensors are stored in: "float32", "bfloat16" or "float16".
+    """
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "stage": records.to_dict(model.stage),
+        "text_digest": model.text_digest,
+    }
+    tensors = {
+        name: np.asarray(value).astype(jnp.dtype(dtype))
+        for name, value in _flat(model.params).items()
+    }
+    with atomic_path(path) as part:
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def load_stage(path: str) -> StageModel:
+    """Reads a file that `save_stage` wrote.
+
+    Raises:
+      ValueError: naming the file, and the tensor or field that is wrong.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise ValueError(f"{path}: holds no stage, only tensors")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such weights file") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file: {error}") from error
+    metadata = json.loads(text)
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version {version}, this library reads {FORMAT_VERSION}")
+    stage = records.from_dict(Stage, metadata["stage"], where=f"{path}: stage")
+    params = traverse_util.unflatten_dict(tensors, sep="/")
+    try:
+        return make_stage_model(stage, params, text_digest=metadata["text_digest"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def _check_shapes(name: str, *, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for path in sorted(expected.keys() | found.keys()):
+        if path not in found:
+            raise ValueError(f"{path}: missing from the weights of {name}")
+        if path not in expected:
+            raise ValueError(f"{path}: not a parameter of {name}")
+        if tuple(found[path].shape) != tuple(expected[path].shape):
+            raise ValueError(
+                f"{path}: shape {tuple(found[path].shape)}, {name} has {expected[path].shape}"
+            )

@@ -1,0 +1,68 @@
+"""Samples videos from prompts, through all seven stages; resumable in the middle of a stage.
+
+Leaves NAME.mp4 and a contact sheet NAME.png for every sample, and manifest.json, in --out. Without
+--config and --weights it samples the small demonstration cascade inside this package.
+"""
+
+import pathlib
+
+from absl import flags
+
+from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
+from imagen_video.config import CommandFlags
+
+
+def define(flag_values: CommandFlags) -> None:
+    """Defines the prompts, the weights, and how to sample."""
+    fv = {"flag_values": flag_values}
+    flags.DEFINE_multi_string("prompt", [], "What the video shows; may be given again.", **fv)
+    flags.DEFINE_string("prompts", None, "A text file with one prompt a line.", **fv)
+    flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
+    flags.DEFINE_string("through", None, "Stop after this stage.", **fv)
+    flags.DEFINE_integer("seed", 0, "Sample k of every prompt has the noise of (seed, k).", **fv)
+    flags.DEFINE_integer("num_samples", 1, "Samples of each prompt.", **fv)
+    flags.DEFINE_bool("save_stages", False, "Keep each stage's clip as NAME.STAGE.mp4.", **fv)
+    define_sampling_flags(flag_values)
+
+
+def run(flag_values: CommandFlags) -> None:
+    """Samples and writes the folder."""
+    prompts = _prompts(flag_values)
+    # Imported once the flags are known to be right: jax takes seconds.
+    from imagen_video.cascade.sampling_run import SampleRequest, run_request
+    from imagen_video.cli.demo_note import note_unknown_prompts
+    from imagen_video.cli.progress_bars import ProgressBars
+    from imagen_video.loading import load_cascade
+
+    request = SampleRequest(
+        prompts=prompts,
+        seed=flag_values.seed,
+        num_samples=flag_values.num_samples,
+        through=flag_values.through,
+        options=make_options(flag_values),
+    )
+    cascade = load_cascade(flag_values.config, weights=flag_values.weights)
+    if flag_values.weights is None:
+        note_unknown_prompts(prompts)
+    with ProgressBars() as bars:
+        manifest = run_request(
+            cascade,
+            request,
+            pathlib.Path(flag_values.out),
+            batch_size=flag_values.batch_size,
+            save_every=flag_values.save_every,
+            save_stages=flag_values.save_stages,
+            progress=bars,
+        )
+    for sample in manifest["samples"]:
+        print(pathlib.Path(flag_values.out) / sample["video"])
+
+
+def _prompts(flag_values: CommandFlags) -> tuple[str, ...]:
+    prompts = list(flag_values.prompt)
+    if flag_values.prompts is not None:
+        lines = pathlib.Path(flag_values.prompts).read_text(encoding="utf-8").splitlines()
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError("no prompts: give --prompt TEXT, or --prompts FILE with one a line")
+    return tuple(prompts)

@@ -1,0 +1,58 @@
+"""The flags that `sample` and `upsample` share: which weights, and how to sample."""
+
+from absl import flags
+
+from imagen_video.config import CommandFlags, define_config
+
+
+def define_sampling_flags(flag_values: CommandFlags) -> None:
+    """Defines them."""
+    fv = {"flag_values": flag_values}
+    define_config(
+        flag_values,
+        help="configs/cascade.py:SIZE; by default each weights file says what its stage is.",
+    )
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "Folder with STAGE.safetensors, or a training work directory a stage.",
+        **fv,
+    )
+    flags.DEFINE_enum(
+        "guidance",
+        "constant",
+        ["constant", "oscillating"],
+        "Oscillating applies to base, tsr1 and ssr1.",
+        **fv,
+    )
+    flags.DEFINE_enum(
+        "thresholding",
+        None,
+        ["static", "dynamic"],
+        "By default static with constant guidance, dynamic with oscillating.",
+        **fv,
+    )
+    flags.DEFINE_string(
+        "steps", None, "'published' (256 base, 128 others) or a number for all stages.", **fv
+    )
+    flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", **fv)
+    flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
+
+
+def make_options(flag_values: CommandFlags):
+    """Returns the `SamplingOptions` that the flags describe.
+
+    Raises:
+      ValueError: --steps is neither 'published' nor a number from 1.
+    """
+    from imagen_video.cascade.options import SamplingOptions
+
+    steps = flag_values.steps
+    if steps is not None and steps != "published":
+        try:
+            steps = int(steps)
+        except ValueError:
+            raise ValueError(f"--steps: {steps!r} is not 'published' or a number") from None
+    return SamplingOptions(
+        guidance=flag_values.guidance, thresholding=flag_values.thresholding, steps=steps
+    )

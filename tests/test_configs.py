@@ -1,0 +1,138 @@
+"""The configs as a whole: the paper's parameter counts, a chain that fits, sizes that build."""
+
+import json
+
+import numpy as np
+import pytest
+
+from imagen_video import records
+from imagen_video.cascade.cascade import check_chain
+from imagen_video.cascade.options import SamplingOptions
+from imagen_video.cascade.stage import STAGE_NAMES, Stage
+from imagen_video.cli.main import main
+from imagen_video.config import load_config, to_record
+from imagen_video.diffusion.guidance import OscillatingGuidance
+from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
+from imagen_video.profiling.description import count_params, describe_stage
+from imagen_video.training.stage_run import StageRun
+from imagen_video.training.text_run import TextRun
+
+# arXiv 2210.02303, Fig. 6: frames x width x height, fps, parameters.
+PUBLISHED = {
+    "base": ("16x40x24", 3, 5.6e9),
+    "tsr1": ("32x40x24", 6, 1.7e9),
+    "ssr1": ("32x80x48", 6, 1.4e9),
+    "ssr2": ("32x320x192", 6, 1.2e9),
+    "tsr2": ("64x320x192", 12, 780e6),
+    "tsr3": ("128x320x192", 24, 630e6),
+    "ssr3": ("128x1280x768", 24, 340e6),
+}
+
+
+def stages(size):
+    config = load_config(f"configs/cascade.py:{size}")
+    return {name: to_record(Stage, config.stages[name]) for name in STAGE_NAMES}
+
+
+def described(capsys, *flags):
+    assert main(["describe", "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_full_size_stages_have_the_published_shapes_and_parameters(capsys):
+    description = described(capsys)
+    assert [row["name"] for row in description["stages"]] == list(PUBLISHED)
+    for row in description["stages"]:
+        shape, fps, params = PUBLISHED[row["name"]]
+        assert f"{row['frames']}x{row['width']}x{row['height']}" == shape
+        assert row["fps"] == fps
+        assert row["params"] == pytest.approx(params, rel=0.02)
+    assert description["total_params"] == sum(row["params"] for row in description["stages"])
+    assert description["total_params"] == pytest.approx(11.6e9, rel=0.015)
+    assert description["text_encoder_params"] == 4_630_714_368
+    # The paper's "about 36 times", measured at 192x320, before the last stage.
+    assert 35 < description["distillation_flops_ratio"] < 37
+    assert 32 < description["distillation_flops_ratio_all"] < 64
+
+
+@pytest.mark.parametrize(("size", "params"), [("1.6b", 1.6e9), ("500m", 500e6)])
+def test_smaller_base_models_have_the_parameters_of_the_scaling_study(size, params):
+    stage = to_record(Stage, load_config(f"configs/stages/base.py:{size}").stage)
+    assert describe_stage(stage).params == pytest.approx(params, rel=0.02)
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_stage_feeds_the_next_and_survives_a_round_trip_through_json(size):
+    found = stages(size)
+    check_chain(list(found.values()))
+    for stage in found.values():
+        text = json.dumps(records.to_dict(stage))
+        assert records.from_dict(Stage, json.loads(text)) == stage
+
+
+def test_a_stage_that_does_not_fit_the_one_before_is_refused_by_name():
+    found = stages("tiny")
+    with pytest.raises(ValueError, match="ssr2.input"):
+        check_chain([found["base"], found["tsr1"], found["ssr2"]])
+
+
+def test_published_sampling_is_that_of_table_1():
+    for name, stage in stages("tiny").items():
+        sampling = SamplingOptions(steps="published").sampling(stage)
+        assert sampling.num_steps == (256 if name == "base" else 128)
+    full = stages("full")
+    assert full["base"].sampling.guidance.weights(256) == (6.0,) * 256
+    for name, stage in full.items():
+        assert stage.sampling.num_steps == (256 if name == "base" else 128)
+        assert isinstance(stage.sampling.thresholding, StaticClip)
+        oscillates = SamplingOptions(guidance="oscillating").sampling(stage)
+        if name in ("base", "tsr1", "ssr1"):  # section 2.6.2
+            assert oscillates.guidance == OscillatingGuidance(high=15.0, low=1.0)
+            assert isinstance(oscillates.thresholding, DynamicThreshold)
+        else:
+            assert oscillates == stage.sampling
+
+
+def test_a_linear_augmentation_snr_is_stored_as_log_snr():
+    stage = stages("full")["ssr1"]
+    assert stage.sampling.augmentation.logsnr == pytest.approx(np.log(5))
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_every_training_config_builds(name, size):
+    run = to_record(StageRun, load_config(f"configs/stages/{name}.py:{size}"))
+    assert run.stage.name == name
+    assert run.stage == stages(size)[name]
+
+
+def test_super_resolution_stages_train_on_the_published_short_clips_and_crops():
+    ssr2 = to_record(StageRun, load_config("configs/stages/ssr2.py"))
+    assert ssr2.data.train_frames == 8  # Fig. 12
+    ssr3 = to_record(StageRun, load_config("configs/stages/ssr3.py"))
+    assert ssr3.data.train_crop is not None  # section 2.3
+
+
+@pytest.mark.parametrize(
+    ("override", "value", "message"),
+    [
+        ("data.train_frames", 3, "train_frames"),
+        ("data.train_crop", (20, 24), "not a multiple"),
+        ("data.train_crop", (512, 512), "larger than"),
+    ],
+)
+def test_impossible_training_windows_are_refused(override, value, message):
+    config = load_config("configs/stages/tsr2.py:tiny", {override: value})
+    with pytest.raises(ValueError, match=message):
+        to_record(StageRun, config)
+
+
+def test_the_text_encoder_config_builds():
+    assert to_record(TextRun, load_config("configs/text_encoder.py")).encoder.emb_dim == 128
+
+
+def test_the_tiny_cascade_fits_the_package():
+    found = stages("tiny")
+    total = sum(describe_stage(stage).params for stage in found.values())
+    assert 2 * total <= 16 * 2**20  # bytes, at two a parameter
+    assert count_params({}) == 0
