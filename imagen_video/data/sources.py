@@ -9,7 +9,7 @@ from imagen_video import resample
 from imagen_video.data.captioned_shapes import render
 from imagen_video.data.captioned_shapes.mixture import Mixture
 from imagen_video.data.captioned_shapes.source import CaptionedShapesSource, make_scene
-from imagen_video.data.pipeline import ClipSource
+from imagen_video.data.clip_source import ClipSource
 from imagen_video.data.transforms import RandomWindow, Record
 
 

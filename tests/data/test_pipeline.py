@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from imagen_video.data.pipeline import Batches, PipelineConfig, Records
+from imagen_video.data.clip_source import Records
+from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.data.transforms import RandomWindow
 
 
