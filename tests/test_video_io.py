@@ -202,6 +202,26 @@ def test_same_frames_same_bytes_in_every_process(tmp_path):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ belongs to glibc")
+def test_bytes_do_not_depend_on_what_lies_in_fresh_memory(tmp_path):
+    """Fills what malloc hands out with two patterns; coarse noise makes rate control work hard."""
+    program = (
+        "import sys, numpy; from imagen_video.video_io import write_clip;"
+        "frames = numpy.random.default_rng(0).normal(128, 60, (64, 24, 40, 3)).clip(0, 255);"
+        "frames = frames.repeat(4, axis=1).repeat(4, axis=2);"
+        "write_clip(sys.argv[1], frames.astype(numpy.uint8), fps=24.0)"
+    )
+    contents = []
+    for pattern in ("85", "165"):
+        path = tmp_path / f"{pattern}.mp4"
+        environment = {**os.environ, "MALLOC_PERTURB_": pattern}
+        subprocess.run(
+            [sys.executable, "-c", program, str(path)], env=environment, check=True, timeout=60
+        )
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.png", "clip.jpg", "clip.webm"])
 @pytest.mark.parametrize("content", [b"", b"not a video", bytes(5000)])
 def test_unreadable_files_are_named(tmp_path, name, content):

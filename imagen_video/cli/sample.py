@@ -30,10 +30,12 @@ def run(flag_values: CommandFlags) -> None:
     prompts = _prompts(flag_values)
     # Imported once the flags are known to be right: jax takes seconds.
     from imagen_video.cascade.sampling_run import SampleRequest, run_request
+    from imagen_video.cli.compilation_cache import use_compilation_cache
     from imagen_video.cli.demo_note import note_unknown_prompts
     from imagen_video.cli.progress_bars import ProgressBars
     from imagen_video.loading import load_cascade
 
+    use_compilation_cache()
     request = SampleRequest(
         prompts=prompts,
         seed=flag_values.seed,

@@ -1,0 +1,52 @@
+"""Samples held-out prompts and reads the videos back: how often is each attribute right?
+
+Leaves the videos, agreement.json and sheets.png, the first twenty videos in one picture, in --out.
+A rerun goes on where it stopped.
+"""
+
+import pathlib
+
+from absl import flags
+
+from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
+from imagen_video.config import CommandFlags
+
+
+def define(flag_values: CommandFlags) -> None:
+    """Defines what to sample, and the sampling flags."""
+    fv = {"flag_values": flag_values}
+    flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
+    flags.DEFINE_string("through", None, "Stop after this stage and read its clips.", **fv)
+    flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", **fv)
+    flags.DEFINE_integer("num_samples", 2, "Videos of each prompt.", **fv)
+    flags.DEFINE_integer("seed", 0, "Of the noise.", **fv)
+    define_sampling_flags(flag_values)
+
+
+def run(flag_values: CommandFlags) -> None:
+    """Samples, reads, prints the table."""
+    from imagen_video.cli.compilation_cache import use_compilation_cache
+    from imagen_video.cli.progress_bars import ProgressBars
+    from imagen_video.evaluation.agreement import AgreementJob, run_agreement
+    from imagen_video.loading import load_cascade
+
+    use_compilation_cache()
+    job = AgreementJob(
+        num_prompts=flag_values.num_prompts,
+        num_samples=flag_values.num_samples,
+        seed=flag_values.seed,
+        through=flag_values.through,
+        options=make_options(flag_values),
+    )
+    cascade = load_cascade(flag_values.config, weights=flag_values.weights)
+    with ProgressBars() as bars:
+        result = run_agreement(
+            cascade,
+            job,
+            pathlib.Path(flag_values.out),
+            batch_size=flag_values.batch_size,
+            progress=bars,
+        )
+    print(f"{result['videos']} videos")
+    for name, share in result["agreement"].items():
+        print(f"{name:<10} {share:6.1%} +- {result['standard_error'][name]:.1%}")

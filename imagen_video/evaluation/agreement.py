@@ -1,0 +1,120 @@
+"""How often videos show what held-out prompts asked for, by the dataset's own reader."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imagen_video.cascade.cascade import Cascade, Progress
+from imagen_video.cascade.options import SamplingOptions
+from imagen_video.cascade.sampling_run import SampleRequest, run_request
+from imagen_video.contact_sheet import contact_sheet
+from imagen_video.data.captioned_shapes.prompts import held_out_prompts
+from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
+from imagen_video.video_io import atomic_path, read_clip, write_image
+
+SHEETS = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgreementJob:
+    """What to sample and read.
+
+    Attributes:
+      num_prompts: held-out captions of one object; the first ones of the test split, none chosen.
+      num_samples: videos of each.
+      seed: of the noise.
+      prompt_seed: of the captions.
+      through: last stage to run; None for all.
+      options: departures from the stages' sampling defaults.
+    """
+
+    num_prompts: int = 200
+    num_samples: int = 2
+    seed: int = 0
+    prompt_seed: int = 0
+    through: str | None = None
+    options: SamplingOptions = SamplingOptions()
+
+    def request(self) -> SampleRequest:
+        """Returns the sampling request."""
+        return SampleRequest(
+            prompts=tuple(held_out_prompts(self.num_prompts, seed=self.prompt_seed)),
+            seed=self.seed,
+            num_samples=self.num_samples,
+            through=self.through,
+            options=self.options,
+        )
+
+
+def run_agreement(
+    cascade: Cascade,
+    job: AgreementJob,
+    out: pathlib.Path,
+    *,
+    batch_size: int = 4,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Samples into `out`, reads every mp4 back, writes agreement.json and sheets.png.
+
+    Args:
+      cascade: to be judged.
+      job: on what.
+      out: folder; a rerun goes on where an earlier one stopped.
+      batch_size: videos sampled at a time.
+      progress: told after every sampling step.
+
+    Returns:
+      JSON values: "videos", "agreement" (share of videos by attribute, and "all" of them at once),
+      "standard_error" likewise, and "readings", one a video.
+    """
+    manifest = run_request(cascade, job.request(), out, batch_size=batch_size, progress=progress)
+    readings = []
+    for sample in manifest["samples"]:
+        reading = read(read_clip(out / sample["video"]).frames)
+        right = score(reading, sample["prompt"])
+        seen = {name: getattr(reading, name) for name in ATTRIBUTES}
+        readings.append(
+            {"prompt": sample["prompt"], "video": sample["video"]}
+            | {"seen": seen, "right": {name: bool(right[name]) for name in ATTRIBUTES}}
+        )
+    result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
+    result["readings"] = readings
+    with atomic_path(out / "agreement.json") as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
+    write_image(out / "sheets.png", first_sheets(manifest, out))
+    return result
+
+
+def summarise(right: Sequence[dict[str, bool]]) -> dict[str, dict[str, float]]:
+    """Returns the share of right answers by attribute and its standard error, sqrt(p(1-p)/n)."""
+    table = {name: np.array([row[name] for row in right]) for name in ATTRIBUTES}
+    table["all"] = np.all(list(table.values()), axis=0)
+    shares = {name: float(values.mean()) for name, values in table.items()}
+    errors = {name: float(np.sqrt(p * (1 - p) / len(right))) for name, p in shares.items()}
+    return {"agreement": shares, "standard_error": errors}
+
+
+def first_sheets(manifest: dict[str, Any], out: pathlib.Path) -> np.ndarray:
+    """Returns one picture of the first videos, five frames each under the prompt."""
+    sheets = [
+        contact_sheet(
+            read_clip(out / sample["video"]).frames,
+            label=sample["prompt"],
+            max_frames=5,
+            columns=5,
+            frame_width=160,
+        )
+        for sample in manifest["samples"][:SHEETS]
+    ]
+    height = max(len(sheet) for sheet in sheets)
+    padded = [
+        np.pad(sheet, ((0, height - len(sheet)), (0, 0), (0, 0)), mode="edge") for sheet in sheets
+    ]
+    if len(padded) % 2:
+        padded.append(np.full_like(padded[0], 255))
+    rows = [np.concatenate(padded[i : i + 2], axis=1) for i in range(0, len(padded), 2)]
+    return np.concatenate(rows)
