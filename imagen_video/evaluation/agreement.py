@@ -72,21 +72,30 @@ def run_agreement(
       "standard_error" likewise, and "readings", one a video.
     """
     manifest = run_request(cascade, job.request(), out, batch_size=batch_size, progress=progress)
-    readings = []
-    for sample in manifest["samples"]:
-        reading = read(read_clip(out / sample["video"]).frames)
-        right = score(reading, sample["prompt"])
-        seen = {name: getattr(reading, name) for name in ATTRIBUTES}
-        readings.append(
-            {"prompt": sample["prompt"], "video": sample["video"]}
-            | {"seen": seen, "right": {name: bool(right[name]) for name in ATTRIBUTES}}
-        )
+    readings = read_videos(manifest["samples"], out)
     result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
     result["readings"] = readings
     with atomic_path(out / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=2) + "\n")
     write_image(out / "sheets.png", first_sheets(manifest, out))
     return result
+
+
+def read_videos(samples: Sequence[dict[str, Any]], out: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads each sample's mp4 in `out` and returns what was seen and whether it is right."""
+    readings = []
+    for sample in samples:
+        reading = read(read_clip(out / sample["video"]).frames)
+        right = score(reading, sample["prompt"])
+        readings.append(
+            {
+                "prompt": sample["prompt"],
+                "video": sample["video"],
+                "seen": {name: getattr(reading, name) for name in ATTRIBUTES},
+                "right": {name: bool(right[name]) for name in ATTRIBUTES},
+            }
+        )
+    return readings
 
 
 def summarise(right: Sequence[dict[str, bool]]) -> dict[str, dict[str, float]]:

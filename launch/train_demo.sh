@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Trains the embedded demonstration from nothing: text encoder, then the seven tiny stages, and
+# exports what the package ships. Every part resumes where it stopped.
+#
+#   bash launch/train_demo.sh WORKDIR [STAGE ...] [-- FLAGS of imagen-video train]
+#
+# WORKDIR/STAGE holds checkpoints and metrics of a stage, WORKDIR/weights the exported files. With
+# stages named, only these are trained; the others' work directories are left alone.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+if [[ $# -eq 0 || $1 == -* ]]; then
+  echo "usage: bash launch/train_demo.sh WORKDIR [STAGE ...] [-- FLAGS of imagen-video train]" >&2
+  exit 2
+fi
+workdir="$1"
+shift
+stages=()
+while [[ $# -gt 0 && $1 != -- ]]; do
+  stages+=("$1")
+  shift
+done
+[[ $# -gt 0 ]] && shift
+if [[ ${#stages[@]} -eq 0 ]]; then
+  stages=(text base tsr1 ssr1 ssr2 tsr2 tsr3 ssr3)
+fi
+
+install_into_venv "[train]"
+# Each reading thread resizes small clips: BLAS threads of its own would only wait for each other.
+export OPENBLAS_NUM_THREADS=1
+for stage in "${stages[@]}"; do
+  config="configs/stages/$stage.py:tiny"
+  [[ $stage == text ]] && config=configs/text_encoder.py
+  echo "== $stage"
+  "$VENV/bin/imagen-video" train --config "$config" --workdir "$workdir/$stage" "$@"
+  "$VENV/bin/imagen-video" export --workdir "$workdir/$stage" --out "$workdir/weights"
+done
