@@ -5,16 +5,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from imagen_video import config as config_files
-from imagen_video import records
 from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
 from imagen_video.text.text_model import TextPaths, load_text_model
-from imagen_video.training.checkpoints import restore_params
+from imagen_video.training.export import restore_stage
 
 Weights = str | os.PathLike | Mapping[str, str | os.PathLike]
 
@@ -24,7 +22,7 @@ def load_cascade(
     *,
     weights: Weights | None = None,
     text: TextPaths | None = None,
-    stages: tuple[str, ...] | None = None,
+    through: str | None = None,
 ) -> Cascade:
     """Loads a cascade: the one embedded in this package, or one from a config and weights.
 
@@ -35,29 +33,37 @@ def load_cascade(
         path may be a .safetensors file or the work directory of a training run. None takes the
         embedded weights.
       text: where tokenizer and encoder lie; by default where the config says, else embedded.
-      stages: the first stages only, so that the others need no weights; all by default.
+      through: the last stage that will be sampled, so that later ones need no weights; None
+        wants all stages of the config, or takes all that have weights.
 
     Raises:
       ValueError: naming the file, field or tensor that is missing or does not fit.
     """
     records_by_name: dict[str, Stage] = {}
     if config is not None:
+        if weights is None:
+            raise ValueError("weights: a config has none of its own, give some")
         loaded = config_files.load_config(config) if isinstance(config, str) else config
+        for field in ("stages", "text"):
+            if field not in loaded:
+                raise ValueError(f"config: has no {field}, so it is not a cascade's")
         records_by_name = {
             name: config_files.to_record(Stage, value, where=f"stages.{name}")
             for name, value in loaded.stages.items()
         }
         check_chain([records_by_name[name] for name in STAGE_NAMES if name in records_by_name])
         text = text or config_files.to_record(TextPaths, loaded.text, where="text")
-        if weights is None:
-            raise ValueError("weights: a config has none of its own, give some")
-    models = tuple(
-        load_stage_weights(path, stage=records_by_name.get(name), name=name)
-        for name, path in _paths(weights).items()
-        if stages is None or name in stages
-    )
-    if not models:
+    paths = _paths(weights)
+    wanted = _through(tuple(records_by_name or paths), through)
+    for name in wanted:
+        if name not in paths:
+            raise ValueError(f"weights: {weights} holds none of {name}")
+    if not wanted:
         raise ValueError(f"weights: {weights or 'this package'} holds no stage")
+    models = tuple(
+        load_stage_weights(paths[name], stage=records_by_name.get(name), name=name)
+        for name in wanted
+    )
     text_model = load_text_model(text or TextPaths(), num_tokens=models[0].stage.text_tokens)
     return Cascade(models=models, text=text_model)
 
@@ -68,7 +74,7 @@ def load_stage_weights(
     """Loads one stage from a .safetensors file or a training run's work directory (EMA weights).
 
     Args:
-      path: the file or directory, local or gs://.
+      path: the file, on a local disk, or the directory, local or gs://.
       stage: what the parameters must fit, and how they are sampled; None takes what is stored.
       name: the stage that is expected.
 
@@ -77,25 +83,25 @@ def load_stage_weights(
     """
     if str(path).endswith(".safetensors"):
         model = load_stage(str(path))
-        if stage is not None:
-            model = make_stage_model(stage, model.params, text_digest=model.text_digest)
+        stored, params, text_digest = model.stage, model.params, model.text_digest
     else:
-        params, run_config = restore_params(str(epath.Path(path) / "checkpoints"))
-        stored = records.from_dict(Stage, run_config["run"]["stage"], where=f"{path}: stage")
-        model = make_stage_model(
-            stage or stored,
-            _to_numpy(params),
-            text_digest=run_config["text_digest"],
-        )
-    if name is not None and model.stage.name != name:
-        raise ValueError(f"{path}: holds {model.stage.name}, not {name}")
-    return model
+        stored, params, text_digest = restore_stage(str(path))
+    if name is not None and stored.name != name:
+        raise ValueError(f"{path}: holds {stored.name}, not {name}")
+    try:
+        return make_stage_model(stage or stored, params, text_digest=text_digest)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _to_numpy(params: Any) -> Any:
-    if isinstance(params, Mapping):
-        return {name: _to_numpy(value) for name, value in params.items()}
-    return np.asarray(params)
+def _through(names: tuple[str, ...], last: str | None) -> tuple[str, ...]:
+    """The names up to `last`, in the order of the stages."""
+    names = tuple(name for name in STAGE_NAMES if name in names)
+    if last is None:
+        return names
+    if last not in names:
+        raise ValueError(f"through: no stage {last!r}; there are {', '.join(names) or 'none'}")
+    return names[: names.index(last) + 1]
 
 
 def _paths(weights: Weights | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Set before JAX starts: programs here are compiled more often than run, so compile them cheaply."""
+"""Set before JAX starts: programs here are compiled more often than run, so compile cheaply."""
 
 import os
 

@@ -72,7 +72,7 @@ def test_every_stage_feeds_the_next_and_survives_a_round_trip_through_json(size)
 
 def test_a_stage_that_does_not_fit_the_one_before_is_refused_by_name():
     found = stages("tiny")
-    with pytest.raises(ValueError, match="ssr2.input"):
+    with pytest.raises(ValueError, match=r"ssr2\.input"):
         check_chain([found["base"], found["tsr1"], found["ssr2"]])
 
 

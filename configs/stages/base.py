@@ -31,12 +31,16 @@ def get_config(size: str = "full") -> ConfigDict:
     if size == "tiny":
         return tiny(config)
     stage.output = dict(frames=16, height=24, width=40)  # IV Fig. 6
-    width, depth = {"full": (768, 5), "1.6b": (384, 5), "500m": (256, 3)}[size]
+    width, num_blocks = {
+        "full": (768, (5, 5, 5, 5)),
+        "1.6b": (384, (5, 6, 5, 5)),
+        "500m": (256, (4, 3, 3, 3)),
+    }[size]
     stage.unet.update(
         stem_channels=width,
         channels=(width, 2 * width, 3 * width, 4 * width),  # IM F.1: multipliers 1, 2, 3, 4
         strides=(1, 2, 2, 2),
-        num_blocks=(depth,) * 4,
+        num_blocks=num_blocks,
         attention=("none", "self", "self", "self"),
         max_frames=16,
         text_dim=2048,

@@ -45,7 +45,7 @@ class StageStore(Protocol):
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after every step of every stage."""
+    """Told when a stage begins or goes on, and after every step of it."""
 
     def __call__(self, *, stage: str, step: int, num_steps: int) -> None: ...
 
@@ -193,6 +193,8 @@ class Cascade:
         """
         if not prompts:
             raise ValueError("prompts: there are none")
+        if save_every < 1:
+            raise ValueError(f"save_every: {save_every} is below 1")
         options = options or SamplingOptions()
         models = self.through(through)
         keys = sampling_keys.sample_keys(
@@ -204,12 +206,14 @@ class Cascade:
         text_emb, text_mask = self.text.embed(prompts)
         results: list[StageResult] = []
         for model in models:
-            stage, started = model.stage, time.perf_counter()
-            clips = None if store is None else store.load_clip(stage.name)
+            name = model.stage.name
+            clips = None if store is None else store.load_clip(name)
             seconds = 0.0
             if clips is None:
-                sampling = options.sampling(stage)
-                state = None if store is None else store.load_state(stage.name)
+                started = time.perf_counter()
+                state = None if store is None else store.load_state(name)
+                sampling = options.sampling(model.stage)
+                _tell(progress, name, state, sampling.num_steps)
                 states = sample_stage(
                     model,
                     sampling,
@@ -220,15 +224,21 @@ class Cascade:
                     state=state,
                 )
                 for state in states:
+                    _tell(progress, name, state, sampling.num_steps)
                     step = int(state.step)
-                    if progress is not None:
-                        progress(stage=stage.name, step=step, num_steps=sampling.num_steps)
-                    done = step == sampling.num_steps
-                    if store is not None and not done and step % save_every == 0:
-                        store.save_state(stage.name, state)
+                    if store is not None and step < sampling.num_steps and step % save_every == 0:
+                        store.save_state(name, state)
                 clips = jax.block_until_ready(state.z)
                 seconds = time.perf_counter() - started
                 if store is not None:
-                    store.save_clip(stage.name, clips)
-            results.append(StageResult(stage=stage.name, clips=jnp.asarray(clips), seconds=seconds))
+                    store.save_clip(name, clips)
+            results.append(StageResult(stage=name, clips=jnp.asarray(clips), seconds=seconds))
         return results
+
+
+def _tell(
+    progress: Progress | None, stage: str, state: SamplerState | None, num_steps: int
+) -> None:
+    if progress is not None:
+        step = 0 if state is None else int(state.step)
+        progress(stage=stage, step=step, num_steps=num_steps)

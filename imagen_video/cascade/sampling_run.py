@@ -84,12 +84,15 @@ def run_request(
       progress: told after every step of every stage.
 
     Raises:
-      ValueError: `out` holds the videos of another request, or batch_size is below 1.
+      ValueError: `out` holds the videos of another request, or an argument is out of range.
       OSError: `out` cannot be written.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} is below 1")
+    for name, value in (("batch_size", batch_size), ("save_every", save_every)):
+        if value < 1:
+            raise ValueError(f"{name}: {value} is below 1")
     models = cascade.through(request.through)
+    for model in models:
+        request.options.sampling(model.stage)  # raises before anything is written
     identity = {
         "request": records.to_dict(request),
         "stages": {model.stage.name: model.digest for model in models},
@@ -97,12 +100,12 @@ def run_request(
         "batch_size": batch_size,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    kept = out / f".unfinished-{digest[:12]}"
     manifest = _finished(out / MANIFEST, digest)
     if manifest is not None:
+        DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / f".unfinished-{digest[:12]}"
-    kept.mkdir(exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, batch in enumerate(_batches(request, batch_size)):
         done = kept / f"batch_{number:05d}.json"

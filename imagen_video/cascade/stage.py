@@ -62,6 +62,11 @@ class Sampling:
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"num_steps: {self.num_steps} is below 1")
+        if self.num_steps < self.stepper.min_steps:
+            raise ValueError(
+                f"num_steps: {self.num_steps} is below {self.stepper.min_steps}, the least for"
+                f" {type(self.stepper).__name__}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

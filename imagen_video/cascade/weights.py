@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from imagen_video import records
 from imagen_video.cascade.stage import Stage, init_stage_params
-from imagen_video.text.frozen_t5 import params_digest
 from imagen_video.video_io import atomic_path
 
 METADATA_KEY = "imagen_video"
@@ -39,9 +38,27 @@ class StageModel:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Names stage and parameters: equal digests mean equal samples."""
-        content = json.dumps(records.to_dict(self.stage), sort_keys=True)
-        return hashlib.sha256((content + params_digest(self.params)).encode()).hexdigest()
+        """Names stage and parameters, to the bit: equal digests mean equal samples."""
+        digest = hashlib.sha256(json.dumps(records.to_dict(self.stage), sort_keys=True).encode())
+        for name, value in sorted(_flat(self.params).items()):
+            value = np.asarray(value)
+            digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsHeader:
+    """What a weights file says of its tensors.
+
+    Attributes:
+      format_version: of the file.
+      stage: as in `StageModel`.
+      text_digest: likewise.
+    """
+
+    format_version: int
+    stage: Stage
+    text_digest: str
 
 
 def make_stage_model(stage: Stage, params: Mapping[str, Any], *, text_digest: str) -> StageModel:
@@ -50,32 +67,34 @@ def make_stage_model(stage: Stage, params: Mapping[str, Any], *, text_digest: st
     Raises:
       ValueError: naming a tensor that is missing, unknown or of another shape.
     """
-    expected = jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0)))
-    _check_shapes(stage.name, found=_flat(params), expected=_flat(expected))
+    check_params(stage, params)
     dtype = jnp.dtype(stage.sample_param_dtype)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), dict(params))
     return StageModel(stage=stage, params=params, text_digest=text_digest)
 
 
-def save_stage(path: str, model: StageModel, *, dtype: str = "bfloat16") -> None:
+def save_stage(
+    path: str, stage: Stage, params: Mapping[str, Any], *, text_digest: str, dtype: str
+) -> None:
     """Writes a stage as one safetensors file; an existing file is replaced whole or not at all.
 
     Args:
       path: ends in .safetensors.
-      model: stage and parameters.
+      stage: what the parameters are of.
+      params: as trained, of any float dtype.
+      text_digest: as in `StageModel`.
       dtype: the tensors are stored in: "float32", "bfloat16" or "float16".
+
+    Raises:
+      ValueError: naming a tensor that is missing, unknown or of another shape.
     """
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "stage": records.to_dict(model.stage),
-        "text_digest": model.text_digest,
-    }
+    check_params(stage, params)
+    header = WeightsHeader(format_version=FORMAT_VERSION, stage=stage, text_digest=text_digest)
     tensors = {
-        name: np.asarray(value).astype(jnp.dtype(dtype))
-        for name, value in _flat(model.params).items()
+        name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in _flat(params).items()
     }
     with atomic_path(path) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(metadata)})
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(records.to_dict(header))})
 
 
 def load_stage(path: str) -> StageModel:
@@ -94,23 +113,29 @@ def load_stage(path: str) -> StageModel:
         raise ValueError(f"{path}: no such weights file") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
-    metadata = json.loads(text)
-    version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {version}, this library reads {FORMAT_VERSION}")
-    stage = records.from_dict(Stage, metadata["stage"], where=f"{path}: stage")
-    params = traverse_util.unflatten_dict(tensors, sep="/")
     try:
-        return make_stage_model(stage, params, text_digest=metadata["text_digest"])
+        header = _header(json.loads(text))
+        params = traverse_util.unflatten_dict(tensors, sep="/")
+        return make_stage_model(header.stage, params, text_digest=header.text_digest)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _header(values: Any) -> WeightsHeader:
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format_version {version}, this library reads {FORMAT_VERSION}")
+    return records.from_dict(WeightsHeader, values)
 
 
 def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def _check_shapes(name: str, *, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_params(stage: Stage, params: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first tensor that is missing, unknown or of another shape."""
+    shapes = jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0)))
+    found, expected, name = _flat(params), _flat(shapes), stage.name
     for path in sorted(expected.keys() | found.keys()):
         if path not in found:
             raise ValueError(f"{path}: missing from the weights of {name}")

@@ -24,9 +24,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.text.t5_encoder import T5Config
 
     config = load_config(f"configs/cascade.py:{flag_values.size}")
-    stages = [
-        to_record(Stage, config.stages[name], where=f"stages.{name}") for name in STAGE_NAMES
-    ]
+    stages = [to_record(Stage, config.stages[name], where=f"stages.{name}") for name in STAGE_NAMES]
     text_encoder = to_record(T5Config, config.text_encoder, where="text_encoder")
     description = describe_cascade(stages, text_encoder)
     print(json.dumps(description, indent=2) if flag_values.json else _table(description))

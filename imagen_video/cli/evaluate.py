@@ -38,7 +38,9 @@ def run(flag_values: CommandFlags) -> None:
         through=flag_values.through,
         options=make_options(flag_values),
     )
-    cascade = load_cascade(flag_values.config, weights=flag_values.weights)
+    cascade = load_cascade(
+        flag_values.config, weights=flag_values.weights, through=flag_values.through
+    )
     with ProgressBars() as bars:
         result = run_agreement(
             cascade,

@@ -26,6 +26,5 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.training.export import export_run
 
     out = pathlib.Path(flag_values.out)
-    out.mkdir(parents=True, exist_ok=True)
     for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype):
         print(path)

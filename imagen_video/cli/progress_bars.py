@@ -21,10 +21,10 @@ class ProgressBars:
 
     def __call__(self, *, stage: str, step: int, num_steps: int) -> None:
         """Moves the bar of `stage` to `step`."""
-        if self._bar is None or stage != self._stage or step <= self._bar.n:
+        if self._bar is None or stage != self._stage or step < self._bar.n:
             self.__exit__()
             self._stage = stage
             self._bar = tqdm(
-                total=num_steps, initial=step - 1, desc=f"{stage:>4}", unit="step", file=sys.stderr
+                total=num_steps, initial=step, desc=f"{stage:>4}", unit="step", file=sys.stderr
             )
         self._bar.update(step - self._bar.n)

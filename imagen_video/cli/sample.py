@@ -43,7 +43,9 @@ def run(flag_values: CommandFlags) -> None:
         through=flag_values.through,
         options=make_options(flag_values),
     )
-    cascade = load_cascade(flag_values.config, weights=flag_values.weights)
+    cascade = load_cascade(
+        flag_values.config, weights=flag_values.weights, through=flag_values.through
+    )
     if flag_values.weights is None:
         note_unknown_prompts(prompts)
     with ProgressBars() as bars:

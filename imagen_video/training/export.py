@@ -1,12 +1,13 @@
 """From a training run's newest checkpoint to the files that sampling loads."""
 
 import pathlib
+from typing import Any
 
 from etils import epath
 
 from imagen_video import records
 from imagen_video.cascade.stage import Stage
-from imagen_video.cascade.weights import make_stage_model, save_stage
+from imagen_video.cascade.weights import save_stage
 from imagen_video.text.frozen_t5 import make_frozen_t5
 from imagen_video.text.masking import encoder_params
 from imagen_video.text.t5_weights import save_t5
@@ -16,32 +17,58 @@ from imagen_video.training.text_run import TOKENIZER_FILE, TextRun, encoder_conf
 from imagen_video.video_io import atomic_path
 
 
+def restore_stage(workdir: str) -> tuple[Stage, Any, str]:
+    """Reads a stage's newest checkpoint: the stage, its EMA weights, its text model's digest.
+
+    Raises:
+      ValueError: there is no checkpoint, or it is not of a stage.
+    """
+    params, config = restore_params(_checkpoints(workdir))
+    if _kind(config) != "StageRun":
+        raise ValueError(f"{workdir}: its checkpoint is not of a stage")
+    return _stage(config, workdir), params, config["text_digest"]
+
+
 def export_run(workdir: str, out: pathlib.Path, *, dtype: str) -> list[pathlib.Path]:
     """Writes the EMA weights of a run, of whatever kind, and returns the files written.
 
     Args:
       workdir: of `train_stage` or `train_text`.
-      out: an existing folder.
+      out: the folder for them, made where there is none.
       dtype: of the stored tensors.
 
     Raises:
       ValueError: there is no checkpoint, or it is of no run of this library.
     """
-    params, config = restore_params(str(epath.Path(workdir) / "checkpoints"))
-    run = config.get("run", {})
-    if run.get(records.KIND) == "StageRun":
-        stage = records.from_dict(Stage, run["stage"], where="stage")
-        model = make_stage_model(stage, params, text_digest=config["text_digest"])
+    params, config = restore_params(_checkpoints(workdir))
+    if _kind(config) == "StageRun":
+        stage = _stage(config, workdir)
+        out.mkdir(parents=True, exist_ok=True)
         path = out / f"{stage.name}.safetensors"
-        save_stage(str(path), model, dtype=dtype)
+        save_stage(str(path), stage, params, text_digest=config["text_digest"], dtype=dtype)
         return [path]
-    if run.get(records.KIND) == "TextRun":
+    if _kind(config) == "TextRun":
         tokenizer = load_tokenizer(epath.Path(workdir) / TOKENIZER_FILE)
-        text_run = records.from_dict(TextRun, run, where="run")
+        text_run = records.from_dict(TextRun, config["run"], where="run")
         encoder = make_frozen_t5(encoder_config(text_run, tokenizer), encoder_params(params))
+        out.mkdir(parents=True, exist_ok=True)
         path = out / "text_encoder.safetensors"
         save_t5(str(path), encoder, dtype=dtype)
         with atomic_path(out / TOKENIZER_FILE) as part:
             part.write_bytes(tokenizer.model)
         return [path, out / TOKENIZER_FILE]
     raise ValueError(f"{workdir}: its checkpoint is of no training run of this library")
+
+
+def _checkpoints(workdir: str) -> str:
+    return str(epath.Path(workdir) / "checkpoints")
+
+
+def _kind(config: Any) -> str | None:
+    """Which kind of run a checkpoint's config describes; None for one of a foreign program."""
+    run = config.get("run") if isinstance(config, dict) else None
+    return run.get(records.KIND) if isinstance(run, dict) else None
+
+
+def _stage(config: Any, workdir: str) -> Stage:
+    return records.from_dict(Stage, config["run"]["stage"], where=f"{workdir}: stage")

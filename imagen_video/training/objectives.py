@@ -92,7 +92,9 @@ def denoising_loss(
             is_image=is_image,
         )
 
-    text_emb, text_mask = _captions(batch, config.caption_dropout, encode, key)
+    text_emb, text_mask = embed_captions(
+        batch, encode=encode, dropout=config.caption_dropout, key=key
+    )
     cond = Conditioning(
         text_emb=text_emb,
         text_mask=text_mask,
@@ -117,14 +119,17 @@ def denoising_loss(
     return jnp.mean(per_row), {}
 
 
-def _fold_rows(key: KeyArray, rows: Int[Array, " b"]) -> KeyArray:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
-
-
-def _captions(
-    batch: Batch, dropout: float, encode: Encode, key: KeyArray
+def embed_captions(
+    batch: Batch, *, encode: Encode, dropout: float, key: KeyArray
 ) -> tuple[Float[Array, "m n d"], Bool[Array, "m n"]]:
-    """Frozen embeddings and masks of the batch's captions, zero and False where dropped."""
+    """Returns frozen embeddings and masks of the batch's captions, zero and False where dropped.
+
+    Args:
+      batch: as in `denoising_loss`.
+      encode: likewise.
+      dropout: share of captions dropped, drawn for each by its number and `key` alone.
+      key: of this training step.
+    """
     tokens = batch["tokens"]
     ids = batch.get("caption_id", batch["row"])
     drop_keys = row_keys.fold_in_name(_fold_rows(key, ids), "caption_dropout")
@@ -132,3 +137,7 @@ def _captions(
     text_mask = (tokens > 0) & kept[:, None]
     text_emb = jax.lax.stop_gradient(encode(tokens))
     return jnp.where(text_mask[..., None], text_emb, 0.0), text_mask
+
+
+def _fold_rows(key: KeyArray, rows: Int[Array, " b"]) -> KeyArray:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)

@@ -1,0 +1,44 @@
+"""What a user asks for against each stage's own defaults."""
+
+import dataclasses
+
+import jaxtyping
+import pytest
+from micro_cascade import BASE, OSCILLATING, SAMPLING, SSR1, TSR1
+
+from imagen_video.cascade.options import SamplingOptions
+from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
+
+
+def test_nothing_asked_changes_nothing():
+    for stage in (BASE, TSR1, SSR1):
+        assert SamplingOptions().sampling(stage) is stage.sampling
+
+
+def test_oscillating_guidance_applies_where_a_stage_has_it():
+    options = SamplingOptions(guidance="oscillating")
+    assert options.sampling(BASE) == OSCILLATING
+    assert options.sampling(SSR1) == SSR1.sampling
+
+
+def test_thresholding_asked_for_outweighs_what_goes_with_the_guidance():
+    static = SamplingOptions(guidance="oscillating", thresholding="static").sampling(BASE)
+    assert static == dataclasses.replace(OSCILLATING, thresholding=StaticClip())
+    dynamic = SamplingOptions(thresholding="dynamic").sampling(SSR1)
+    assert dynamic == dataclasses.replace(SSR1.sampling, thresholding=DynamicThreshold())
+
+
+def test_published_steps_are_256_for_the_base_and_128_for_the_others():
+    options = SamplingOptions(steps="published")
+    assert [options.sampling(s).num_steps for s in (BASE, TSR1, SSR1)] == [256, 128, 128]
+    assert SamplingOptions(steps=3).sampling(BASE) == dataclasses.replace(SAMPLING, num_steps=3)
+
+
+@pytest.mark.parametrize(
+    "field", [{"guidance": "high"}, {"thresholding": "none"}, {"steps": 0}, {"steps": "many"}]
+)
+def test_what_is_no_option_is_refused_by_name(field):
+    (name,) = field
+    # The types are checked first where, as in tests, they are checked at all.
+    with pytest.raises((ValueError, jaxtyping.TypeCheckError), match=name):
+        SamplingOptions(**field)
