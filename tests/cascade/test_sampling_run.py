@@ -108,7 +108,7 @@ def test_an_interrupted_request_goes_on_to_the_same_bytes(tmp_path, answered, st
         steps.append((stage, step))
 
     resumed = run_request(cascade(), REQUEST, tmp_path, progress=progress, **arguments)
-    assert steps[0] == (stage, 3)
+    assert steps[:2] == [(stage, 2), (stage, 3)]
     assert timeless(resumed) == timeless(manifest)
     assert {k: v for k, v in contents(tmp_path).items() if k != "manifest.json"} == {
         k: v for k, v in contents(out).items() if k != "manifest.json"
