@@ -59,7 +59,10 @@ def load_cascade(
         if name not in paths:
             raise ValueError(f"weights: {weights} holds none of {name}")
     if not wanted:
-        raise ValueError(f"weights: {weights or 'this package'} holds no stage")
+        place = weights or "this package"
+        raise ValueError(
+            f"weights: {place} holds those of no stage; train some and name their folder"
+        )
     models = tuple(
         load_stage_weights(paths[name], stage=records_by_name.get(name), name=name)
         for name in wanted

@@ -23,6 +23,7 @@ ROOMS = {
     "config": 7,
     "loading": 8,
     "cli": 9,
+    "__main__": 10,
 }
 LINES, COMMAND_LINES = 300, 80
 LINEN_ROOMS = ("networks", "text", "metrics.extractors")

@@ -162,7 +162,7 @@ def test_a_stage_in_anothers_place_is_refused(folder, tmp_path):
         load_cascade(weights=tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match="holds no stage"):
+    with pytest.raises(ValueError, match="holds those of no stage"):
         load_cascade(weights=empty)
 
 

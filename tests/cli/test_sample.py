@@ -195,7 +195,7 @@ KERNEL = "out/conv/kernel"
     ("write", "message"),
     [
         (lambda folder: folder.rmdir(), "weights: {folder} is not a folder"),
-        (lambda folder: None, "weights: {folder} holds no stage"),
+        (lambda folder: None, "weights: {folder} holds those of no stage"),
         (
             lambda folder: (folder / "base.safetensors").write_bytes(b"\x80\x04\x95pickle."),
             "{folder}/base.safetensors: not a safetensors file",
