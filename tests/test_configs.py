@@ -11,9 +11,12 @@ from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cli.main import main
 from imagen_video.config import load_config, to_record
+from imagen_video.data.captioned_shapes import grammar
 from imagen_video.diffusion.guidance import OscillatingGuidance
 from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
 from imagen_video.profiling.description import count_params, describe_stage
+from imagen_video.text.t5_encoder import T5Config
+from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.stage_run import StageRun
 from imagen_video.training.text_run import TextRun
 
@@ -129,6 +132,23 @@ def test_impossible_training_windows_are_refused(override, value, message):
 
 def test_the_text_encoder_config_builds():
     assert to_record(TextRun, load_config("configs/text_encoder.py")).encoder.emb_dim == 128
+
+
+def test_the_embedded_text_model_is_the_one_that_the_configs_describe():
+    config = load_config("configs/cascade.py:tiny")
+    text = load_text_model(TextPaths(), num_tokens=32)
+    assert text.encoder.config == to_record(T5Config, config.text_encoder)
+    encoder = to_record(TextRun, load_config("configs/text_encoder.py")).encoder
+    assert text.encoder.config.emb_dim == encoder.emb_dim == stages("tiny")["base"].unet.text_in_dim
+
+
+def test_the_embedded_tokenizer_keeps_the_grammar_in_one_piece_and_loses_no_caption():
+    text = load_text_model(TextPaths(), num_tokens=32)
+    words = " ".join((*grammar.COLOURS, *grammar.FORMS, *grammar.MOTIONS)).split()
+    assert all(len(text.tokenizer.encode(word)) == 1 for word in words)
+    source = to_record(TextRun, load_config("configs/text_encoder.py")).data
+    lengths = [len(text.tokenizer.encode(source.caption(index))) for index in range(500)]
+    assert max(lengths) < 32
 
 
 def test_the_tiny_cascade_fits_the_package():

@@ -70,9 +70,5 @@ def tiny(config: ConfigDict) -> ConfigDict:
     )
     stage.sampling = base.constant(steps=64, weight=3.0)
     stage.oscillating = base.oscillating(stage.sampling)
-    config.objective.loss = "v_mse"
-    config.train.update(num_steps=60_000, batch_size=16, ema_decay=0.9995)
-    config.train.optimizer.update(
-        learning_rate=6e-4, warmup_steps=500, schedule="constant", b2=0.99
-    )
+    config.train.num_steps = 60_000
     return config

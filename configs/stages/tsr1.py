@@ -60,9 +60,4 @@ def tiny(config: ConfigDict) -> ConfigDict:
     )
     stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
-    config.objective.loss = "v_mse"
-    config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
-    config.train.optimizer.update(
-        learning_rate=6e-4, warmup_steps=500, schedule="constant", b2=0.99
-    )
     return config

@@ -58,10 +58,5 @@ def tiny(config: ConfigDict) -> ConfigDict:
         space_to_depth=4,
     )
     stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
-    config.objective.loss = "v_mse"
     config.data.update(train_frames=8)
-    config.train.update(num_steps=20_000, batch_size=16, ema_decay=0.9995)
-    config.train.optimizer.update(
-        learning_rate=6e-4, warmup_steps=500, schedule="constant", b2=0.99
-    )
     return config
