@@ -1,4 +1,4 @@
-"""The flags that `sample` and `upsample` share: which weights, and how to sample."""
+"""The flags that `sample` and `evaluate` share: which weights, and how to sample."""
 
 from absl import flags
 

@@ -1,7 +1,6 @@
 """Sources of clips as records of a config: what a training run reads, on the grid it reads it."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,7 +8,6 @@ from imagen_video import resample
 from imagen_video.data.captioned_shapes import render
 from imagen_video.data.captioned_shapes.mixture import Mixture
 from imagen_video.data.captioned_shapes.source import CaptionedShapesSource, make_scene
-from imagen_video.data.clip_source import ClipSource
 from imagen_video.data.transforms import RandomWindow, Record
 
 
@@ -28,15 +26,6 @@ class ClipGrid:
     height: int
     width: int
     fps: float
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """A record that can open a split of itself on any grid."""
-
-    def open(
-        self, *, split: str, grid: ClipGrid, window: RandomWindow, is_image: bool
-    ) -> ClipSource: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

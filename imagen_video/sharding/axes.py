@@ -1,7 +1,7 @@
 """The one list of logical axis names: modules say what an axis is, rules say where it goes.
 
-Activations of a clip are (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS); captions are (CAPTIONS, TOKENS,
-TEXT). Kernels of convolutions and projections are (..., IN, OUT); attention kernels are
+Activations of a clip are (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS); TEXT is the width of projected
+captions. Kernels of convolutions and projections are (..., IN, OUT); attention kernels are
 (IN, HEADS, HEAD_DIM) and (HEADS, HEAD_DIM, OUT). LAYERS is the stacked axis of scanned blocks and
 is never split.
 """
@@ -12,8 +12,6 @@ HEIGHT = "height"
 WIDTH = "width"
 CHANNELS = "channels"
 
-CAPTIONS = "captions"
-TOKENS = "tokens"
 TEXT = "text"
 
 LAYERS = "layers"
