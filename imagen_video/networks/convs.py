@@ -9,6 +9,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from imagen_video.networks.kernel_gradient import conv_general_dilated
 from imagen_video.sharding import axes
 
 _LECUN = nn.initializers.lecun_normal()
@@ -45,6 +46,7 @@ class SpatialConv(nn.Module):
                 kernel_init, (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
             ),
             bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )
         frames = h.shape[1]
@@ -73,6 +75,7 @@ class TemporalConv(nn.Module):
                 _ZEROS, (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
             ),
             bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )
         width = h.shape[3]

@@ -1,10 +1,12 @@
-"""Adam and Adafactor with warm-up, decay of the learning rate and clipping of the gradient."""
+"""Adam, Adafactor or Muon with warm-up, decaying learning rate and clipping of the gradient."""
 
 import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
 import optax
+
+from imagen_video.training.muon import scale_by_muon
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,20 +17,21 @@ class OptimizerConfig:
     (arXiv 2205.11487, appendix F.2), clip_norm that of Salimans and Ho's code (arXiv 2202.00512).
 
     Attributes:
-      name: "adafactor" for Imagen's base model, "adam" for its super-resolution models.
+      name: "adafactor" for Imagen's base model, "adam" for its super-resolution models; "muon" is
+        our choice for short runs of small networks.
       learning_rate: the highest, reached at the end of the warm-up.
       warmup_steps: steps over which it rises linearly from 0.
       schedule: after the warm-up: constant, or falling to 0 at `total_steps` along half a cosine
         or a line.
       total_steps: where it reaches 0; None means the length of the run.
-      b1: Adam's decay of the gradient's mean. Adafactor has no mean.
+      b1: Adam's decay of the gradient's mean. Adafactor has no mean; Muon has a decay of its own.
       b2: Adam's decay of the gradient's square. Adafactor has a schedule of its own.
       eps: Adam's, added to the root of the square. Adafactor keeps optax's.
       weight_decay: decoupled; each step takes learning rate * weight_decay of every parameter away.
       clip_norm: largest global norm of the gradient; None never clips.
     """
 
-    name: Literal["adam", "adafactor"] = "adam"
+    name: Literal["adam", "adafactor", "muon"] = "adam"
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -40,8 +43,8 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
-        if self.name not in ("adam", "adafactor"):
-            raise ValueError(f"name is {self.name!r}, must be 'adam' or 'adafactor'")
+        if self.name not in ("adam", "adafactor", "muon"):
+            raise ValueError(f"name is {self.name!r}, must be 'adam', 'adafactor' or 'muon'")
         if self.schedule not in ("constant", "cosine", "linear"):
             raise ValueError(
                 f"schedule is {self.schedule!r}, must be 'constant', 'cosine' or 'linear'"
@@ -94,7 +97,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Returns clipping, Adam or Adafactor, weight decay and learning rate, in this order.
+    """Returns clipping, Adam, Adafactor or Muon, weight decay and learning rate, in this order.
 
     Adafactor is optax's with its defaults: factored second moments, updates clipped to a
     root-mean-square of 1 for each parameter and scaled by the parameter's own.
@@ -106,7 +109,9 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     Raises:
       ValueError: see `make_schedule`.
     """
-    if config.name == "adam":
+    if config.name == "muon":
+        direction = [scale_by_muon(b1=config.b1, b2=config.b2, eps=config.eps)]
+    elif config.name == "adam":
         direction = [optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)]
     else:
         direction = [

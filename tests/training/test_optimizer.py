@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from imagen_video.networks.unet import UNetConfig, init_params
 from imagen_video.records import from_dict, to_dict
+from imagen_video.training.muon import matrix_axes
 from imagen_video.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 
@@ -132,3 +134,80 @@ def test_config_survives_json():
     assert from_dict(OptimizerConfig, json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ValueError, match="schedule"):
         from_dict(OptimizerConfig, {"schedule": "cosin"})
+
+
+def polar(matrix):
+    """The nearest orthogonal matrix, by numpy's singular values."""
+    u, _, v = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    return u @ v
+
+
+def test_muon_steps_along_the_orthogonal_factor_of_every_kernel():
+    params = {
+        "down_0_0": {"conv": {"kernel": jnp.ones((3, 3, 8, 16))}},
+        "down_0_rest": {"spatial": {"query": {"kernel": jnp.ones((2, 24, 4, 8))}}},
+        "out": {"conv": {"kernel": jnp.ones((3, 3, 8, 4)), "bias": jnp.ones(4)}},
+    }
+    leaves, tree = jax.tree.flatten(params)
+    grads = [jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+    grads = jax.tree.unflatten(tree, grads)
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.1, warmup_steps=0, schedule="constant", clip_norm=None
+    )
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+
+    def check(update, gradient):
+        wanted = -0.1 * 0.2 * math.sqrt(max(gradient.shape)) * polar(gradient)
+        update = np.asarray(update, np.float64).reshape(gradient.shape)
+        cosine = np.sum(update * wanted) / np.linalg.norm(update) / np.linalg.norm(wanted)
+        # Muon's five iterations bring the singular values near 1, not to it.
+        assert cosine > 0.97
+        assert 0.7 < np.linalg.norm(update) / np.linalg.norm(wanted) < 1.2
+
+    conv = grads["down_0_0"]["conv"]["kernel"].reshape(72, 16)
+    check(updates["down_0_0"]["conv"]["kernel"], conv)
+    for layer in range(2):  # each layer of scanned blocks is a matrix of its own
+        query = grads["down_0_rest"]["spatial"]["query"]["kernel"][layer].reshape(24, 32)
+        check(updates["down_0_rest"]["spatial"]["query"]["kernel"][layer], query)
+    # The last layer and what is no matrix: Adam with Nesterov's mean.
+    adam = optax.adam(0.1, b1=config.b1, b2=config.b2, eps=config.eps, nesterov=True)
+    wanted, _ = adam.update(grads["out"], adam.init(params["out"]))
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(updates["out"]["conv"][name], wanted["conv"][name], rtol=1e-4)
+
+
+def test_muon_knows_every_kernel_of_a_unet():
+    config = UNetConfig(
+        stem_channels=8,
+        channels=(8, 16),
+        strides=(1, 2),
+        num_blocks=(1, 3),
+        attention=("cross", "self"),
+        attention_every_block=True,
+        temporal="attention",
+        max_frames=4,
+        low_res=False,
+        text_in_dim=8,
+        text_dim=8,
+        emb_dim=16,
+        head_dim=4,
+        groups=4,
+    )
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    by_path = jax.tree_util.tree_leaves_with_path(params)
+    axes = jax.tree.leaves(
+        matrix_axes(params), is_leaf=lambda leaf: leaf is None or isinstance(leaf, tuple)
+    )
+    assert len(axes) == len(by_path)
+    for (path, leaf), leaf_axes in zip(by_path, axes):
+        names = [entry.key for entry in path]
+        is_matrix = names[-1] == "kernel" and names[0] != "out"
+        assert (leaf_axes is not None) == is_matrix, names
+        if is_matrix:
+            both = (*leaf_axes.reduction_axis, *leaf_axes.output_axis)
+            stacked = names[0].endswith("_rest")
+            assert both == tuple(range(stacked, len(leaf.shape))), names
+            columns = math.prod(leaf.shape[axis] for axis in leaf_axes.output_axis)
+            # Widths of this network; head_dim alone would be 4.
+            assert columns in (8, 16, 32), names
