@@ -1,4 +1,6 @@
-"""What all seven stages share. A stage's file starts from `config()` and sets what is its own.
+"""What all seven stages share.
+
+A stage's file starts from `config()` or `super_resolution()` and sets what is its own.
 
 Published values carry their source; every other value is our choice. Sources: IV is Imagen Video
 (arXiv 2210.02303), IM Imagen (2205.11487), VDM Video Diffusion Models (2204.03458), PD progressive
@@ -36,6 +38,7 @@ def config(size: str) -> ConfigDict:
             objective=dict(
                 loss="eps_mse",  # IV Eq. 2
                 caption_dropout=0.1,  # IM section 2.2
+                max_augmentation=1.0,  # IV section 2.5
             ),
             train=dict(
                 num_steps=1_000_000,
@@ -55,6 +58,12 @@ def config(size: str) -> ConfigDict:
                 log_every=100,
                 checkpoint_every=1000,
                 keep=3,
+            ),
+            sharding=dict(
+                # All devices cut rows and parameters; a slice's recipe says more.
+                mesh=dict(data=1, fsdp=-1, context=1, tensor=1),
+                context="frames",
+                min_rows=4,
             ),
             data=dict(
                 source=captioned_shapes(seconds=64 / 24 if tiny else 128 / 24),
@@ -97,14 +106,18 @@ def captioned_shapes(*, seconds: float) -> dict:
     return dict(kind="CaptionedShapes", seed=0, seconds=seconds, supersampling=2)
 
 
-def super_resolution(config: ConfigDict) -> ConfigDict:
-    """Sets what the six super-resolution stages share."""
-    config.stage.unet.update(
+def super_resolution(size: str) -> ConfigDict:
+    """Returns the shared defaults of the six super-resolution stages at `size`."""
+    defaults = config(size)
+    defaults.stage.unet.update(
         attention_every_block=False,
         temporal="convolution",  # IV section 2.3
         low_res=True,
     )
-    return config
+    if size == "tiny":
+        defaults.train.batch_size = 8  # a clip here has more pixels than the base's
+        defaults.objective.max_augmentation = 0.5  # sampling takes t_aug of 0.14
+    return defaults
 
 
 def constant(*, steps: int, weight: float, snr: float | None = None) -> ConfigDict:

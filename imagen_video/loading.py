@@ -5,12 +5,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from imagen_video import config as config_files
 from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
-from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
+from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model, placed
+from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
+from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
 
@@ -23,6 +26,7 @@ def load_cascade(
     weights: Weights | None = None,
     text: TextPaths | None = None,
     through: str | None = None,
+    sharding: ShardingConfig | Mapping[str, ShardingConfig] | None = None,
 ) -> Cascade:
     """Loads a cascade: the one embedded in this package, or one from a config and weights.
 
@@ -35,6 +39,8 @@ def load_cascade(
       text: where tokenizer and encoder lie; by default where the config says, else embedded.
       through: the last stage that will be sampled, so that later ones need no weights; None
         wants all stages of the config, or takes all that have weights.
+      sharding: how stages are spread over this process's devices, for all alike or by name; by
+        default each clip is cut over all devices, by frames.
 
     Raises:
       ValueError: naming the file, field or tensor that is missing or does not fit.
@@ -64,11 +70,26 @@ def load_cascade(
             f"weights: {place} holds those of no stage; train some and name their folder"
         )
     models = tuple(
-        load_stage_weights(paths[name], stage=records_by_name.get(name), name=name)
+        placed(
+            load_stage_weights(paths[name], stage=records_by_name.get(name), name=name),
+            _layout(sharding, name),
+        )
         for name in wanted
     )
     text_model = load_text_model(text or TextPaths(), num_tokens=models[0].stage.text_tokens)
     return Cascade(models=models, text=text_model)
+
+
+def _layout(
+    sharding: ShardingConfig | Mapping[str, ShardingConfig] | None, name: str
+) -> Layout | None:
+    """The layout of a stage on all devices; None where there is one device."""
+    if jax.device_count() == 1:
+        return None
+    by_frames = ShardingConfig(mesh=MeshShape(fsdp=1, context=-1))
+    if isinstance(sharding, Mapping):
+        sharding = sharding.get(name)
+    return make_layout(sharding or by_frames)
 
 
 def load_stage_weights(

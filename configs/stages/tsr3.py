@@ -17,7 +17,7 @@ def get_config(size: str = "full") -> ConfigDict:
     """Returns stage, objective, training run and data of tsr3 at `size`."""
     if size not in SIZES:
         raise base.unknown_size(size, SIZES)
-    config = base.super_resolution(base.config(size))
+    config = base.super_resolution(size)
     stage = config.stage
     stage.name = "tsr3"
     stage.fps = 24.0  # IV Fig. 6

@@ -17,8 +17,9 @@ from imagen_video.diffusion.augmentation import AugmentationLevel
 from imagen_video.diffusion.guidance import ConstantGuidance, OscillatingGuidance
 from imagen_video.diffusion.schedules import CosineSchedule
 from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, StaticClip
-from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params
+from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params, param_axes
 from imagen_video.sampling.steppers import DDIM, Ancestral, StochasticDistilled
+from imagen_video.sharding.layout import Layout
 
 STAGE_NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
 
@@ -135,9 +136,14 @@ def init_stage_params(stage: Stage, key: KeyArray) -> dict:
     return init_params(stage.unet, key)
 
 
-def denoise_fn(stage: Stage, params: dict) -> DenoiseFn:
-    """Binds parameters to the stage's network."""
-    network = VideoUNet(stage.unet)
+def stage_param_axes(stage: Stage) -> dict:
+    """Returns the logical axis names of the U-Net's parameters."""
+    return param_axes(stage.unet)
+
+
+def denoise_fn(stage: Stage, params: dict, *, layout: Layout | None = None) -> DenoiseFn:
+    """Binds parameters to the stage's network, spread over devices as `layout` says."""
+    network = VideoUNet(stage.unet, layout)
 
     def denoise(z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
         return network.apply({"params": params}, z_t, logsnr_t, cond)

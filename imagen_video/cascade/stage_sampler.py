@@ -1,5 +1,6 @@
 """Samples one stage: conditioning once, then the sampler's loop, a compiled piece at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from imagen_video.cascade.weights import StageModel
 from imagen_video.diffusion.guidance import guided
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.sampler import Sampler, SamplerState
+from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout, constrain
 
 
 def make_sampler(stage: Stage, sampling: Sampling) -> Sampler:
@@ -21,7 +24,7 @@ def make_sampler(stage: Stage, sampling: Sampling) -> Sampler:
     return Sampler(stepper=sampling.stepper, num_steps=sampling.num_steps, schedule=stage.schedule)
 
 
-@functools.partial(jax.jit, static_argnames=("stage", "sampling"))
+@functools.partial(jax.jit, static_argnames=("stage", "sampling", "layout"))
 def make_conditioning(
     stage: Stage,
     sampling: Sampling,
@@ -30,6 +33,7 @@ def make_conditioning(
     text_mask: Bool[Array, "b n"],
     low_res: Video | None,
     keys: Key[Array, " b"],
+    layout: Layout | None = None,
 ) -> Conditioning:
     """Returns what all steps of a stage share; the low-res clip is noised here, once.
 
@@ -40,28 +44,44 @@ def make_conditioning(
       text_mask: True at real tokens.
       low_res: the previous stage's clip on this stage's input grid; None for the base model.
       keys: of each sample, folded with the stage's name.
+      layout: how clips are spread over devices.
     """
     text_emb = jnp.where(text_mask[..., None], text_emb, 0.0)
     if low_res is None:
         return Conditioning(text_emb=text_emb, text_mask=text_mask)
+    low_res = constrain(layout, low_res, axes.PIXELS)
     logsnr = sampling.augmentation.broadcast(len(low_res))
     eps = sampling_keys.normal(sampling_keys.fold_in_name(keys, "low_res"), low_res.shape[1:])
+    low_res = low_res_condition(
+        stage,
+        low_res,
+        eps=eps,
+        logsnr=logsnr,
+        height=stage.output.height,
+        width=stage.output.width,
+    )
     return Conditioning(
         text_emb=text_emb,
         text_mask=text_mask,
-        low_res=low_res_condition(
-            stage,
-            low_res,
-            eps=eps,
-            logsnr=logsnr,
-            height=stage.output.height,
-            width=stage.output.width,
-        ),
+        low_res=constrain(layout, low_res, axes.PIXELS),
         low_res_logsnr=logsnr,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("stage", "sampling"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("stage", "sampling", "layout"))
+def make_noise(
+    stage: Stage, sampling: Sampling, keys: Key[Array, " b"], *, layout: Layout | None = None
+) -> SamplerState:
+    """Returns the sampler's state at t = 1; arguments as in `make_conditioning`."""
+    output = stage.output
+    shape = (output.frames, output.height, output.width, 3)
+    state = make_sampler(stage, sampling).init(keys, shape=shape)
+    return dataclasses.replace(state, z=constrain(layout, state.z, axes.PIXELS))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("stage", "sampling", "layout"), donate_argnames=("state",)
+)
 def run_steps(
     stage: Stage,
     sampling: Sampling,
@@ -71,17 +91,20 @@ def run_steps(
     *,
     cond: Conditioning,
     keys: Key[Array, " b"],
+    layout: Layout | None = None,
 ) -> SamplerState:
     """Returns the state after `steps` more guided steps; one program whatever their number."""
     predict_x = guided(
-        denoise_fn(stage, params),
+        denoise_fn(stage, params, layout=layout),
         cond,
         weights=sampling.guidance.weights(sampling.num_steps),
         thresholding=sampling.thresholding,
         parameterization=stage.prediction,
     )
     sampler = make_sampler(stage, sampling)
-    return sampler.run(state, steps=steps, predict_x=predict_x, keys=keys)
+    state = dataclasses.replace(state, z=constrain(layout, state.z, axes.PIXELS))
+    state = sampler.run(state, steps=steps, predict_x=predict_x, keys=keys)
+    return dataclasses.replace(state, z=constrain(layout, state.z, axes.PIXELS))
 
 
 def sample_stage(
@@ -98,7 +121,7 @@ def sample_stage(
     """Yields the sampler's state after every `steps_per_call` steps; the last one holds the clips.
 
     Args:
-      model: stage and parameters.
+      model: stage and parameters, and how they are spread over devices.
       sampling: steps, sampler, guidance, thresholding, augmentation.
       text_emb: as in `make_conditioning`.
       text_mask: likewise.
@@ -107,13 +130,26 @@ def sample_stage(
       state: where to go on; None starts from noise.
       steps_per_call: steps between two looks from the host; changes no bit of the result.
     """
-    stage, output = model.stage, model.stage.output
+    stage, layout = model.stage, model.layout
     keys = sampling_keys.fold_in_name(keys, stage.name)
-    sampler = make_sampler(stage, sampling)
+    given = (text_emb, text_mask, low_res, keys)
+    if layout is not None:
+        # Small, or (low_res) from a stage that may lie on the devices in another way.
+        given = jax.device_put(given, layout.replicated)
+    text_emb, text_mask, low_res, keys = given
     cond = make_conditioning(
-        stage, sampling, text_emb=text_emb, text_mask=text_mask, low_res=low_res, keys=keys
+        stage,
+        sampling,
+        text_emb=text_emb,
+        text_mask=text_mask,
+        low_res=low_res,
+        keys=keys,
+        layout=layout,
     )
     if state is None:
-        state = sampler.init(keys, shape=(output.frames, output.height, output.width, 3))
-    run = functools.partial(run_steps, stage, sampling, model.params, cond=cond, keys=keys)
+        state = make_noise(stage, sampling, keys, layout=layout)
+    run = functools.partial(
+        run_steps, stage, sampling, model.params, cond=cond, keys=keys, layout=layout
+    )
+    sampler = make_sampler(stage, sampling)
     yield from sampler.drive(state, run=run, steps_per_call=steps_per_call)

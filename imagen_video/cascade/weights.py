@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imagen_video import records
-from imagen_video.cascade.stage import Stage, init_stage_params
+from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
+from imagen_video.sharding.layout import Layout
 from imagen_video.video_io import atomic_path
 
 METADATA_KEY = "imagen_video"
@@ -30,11 +31,13 @@ class StageModel:
       stage: what the parameters are of.
       params: nested dict of arrays in the stage's `sample_param_dtype`.
       text_digest: names the tokenizer and encoder that the stage was trained with.
+      layout: how parameters and clips are spread over devices; None for one device.
     """
 
     stage: Stage
     params: Any
     text_digest: str
+    layout: Layout | None = None
 
     @functools.cached_property
     def digest(self) -> str:
@@ -71,6 +74,14 @@ def make_stage_model(stage: Stage, params: Mapping[str, Any], *, text_digest: st
     dtype = jnp.dtype(stage.sample_param_dtype)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), dict(params))
     return StageModel(stage=stage, params=params, text_digest=text_digest)
+
+
+def placed(model: StageModel, layout: Layout | None) -> StageModel:
+    """Returns the model with its parameters on the devices of `layout`; None changes nothing."""
+    if layout is None:
+        return model
+    shardings = layout.params(stage_param_axes(model.stage), model.params)
+    return dataclasses.replace(model, params=jax.device_put(model.params, shardings), layout=layout)
 
 
 def save_stage(

@@ -89,12 +89,11 @@ def drop_text(cond: Conditioning) -> Conditioning:
 
 
 def both_branches(cond: Conditioning) -> Conditioning:
-    """Returns `cond` and its unconditional branch one after the other: 2b rows, 2m captions."""
-    both = jax.tree.map(_stack, cond, drop_text(cond))
+    """Returns each row of `cond` followed by its unconditional branch: 2b rows, 2m captions."""
+    both = jax.tree.map(_pair, cond, drop_text(cond))
     if cond.caption_index is None:
         return both
-    captions = cond.text_emb.shape[0]
-    caption_index = _stack(cond.caption_index, cond.caption_index + captions)
+    caption_index = _pair(2 * cond.caption_index, 2 * cond.caption_index + 1)
     return dataclasses.replace(both, caption_index=caption_index)
 
 
@@ -132,8 +131,9 @@ def guided(
     def predict_tilde(z_t: Video, logsnr_t: LogSNR, step: int | Int[Array, ""]) -> Video:
         if not is_guided:
             return denoise_fn(z_t, logsnr_t, branches)
-        prediction = denoise_fn(_stack(z_t, z_t), _stack(logsnr_t, logsnr_t), branches)
-        conditional, unconditional = jnp.split(prediction.astype(jnp.float32), 2)
+        prediction = denoise_fn(_pair(z_t, z_t), _pair(logsnr_t, logsnr_t), branches)
+        pairs = prediction.astype(jnp.float32).reshape(-1, 2, *prediction.shape[1:])
+        conditional, unconditional = pairs[:, 0], pairs[:, 1]
         weight = jnp.asarray(weights, jnp.float32)[step]
         return guide(conditional=conditional, unconditional=unconditional, weight=weight)
 
@@ -147,5 +147,6 @@ def guided(
     return guided_predict_x
 
 
-def _stack(first: Array, second: Array) -> Array:
-    return jnp.concatenate([first, second], axis=0)
+def _pair(first: Array, second: Array) -> Array:
+    """Rows in turn: row i of both stays on the device that holds row i, however rows are split."""
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from imagen_video.networks.captions import captions_of_frames
 from imagen_video.networks.norms import GroupNorm
 from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
@@ -118,6 +120,7 @@ class SpatialAttention(nn.Module):
     groups: int
     attend_pixels: bool = True
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -141,7 +144,10 @@ class SpatialAttention(nn.Module):
         )
         kv = "btnd"
         if caption_index is not None:
-            text_k, text_v, mask = (a[caption_index] for a in (text_k, text_v, mask))
+            text_k, text_v, mask = (
+                captions_of_frames(a, caption_index, layout=self.layout)
+                for a in (text_k, text_v, mask)
+            )
             kv = "bftnd"
         text_logits = jnp.einsum(f"bfhwnd,{kv}->bfnhwt", q, text_k).astype(jnp.float32)
         mask = mask.reshape(len(mask), -1, 1, 1, 1, mask.shape[-1])

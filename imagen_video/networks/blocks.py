@@ -19,13 +19,14 @@ from imagen_video.networks.attention import SpatialAttention
 from imagen_video.networks.conditioning import Context
 from imagen_video.networks.resnet import SpaceTimeBlock
 from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout
 
 _POLICIES = {"blocks": None, "dots": jax.checkpoint_policies.checkpoint_dots}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockStack:
-    """What one DBlock or UBlock repeats; fields as in `UNetConfig`, of one level."""
+    """What one DBlock or UBlock repeats; fields as in `UNetConfig`, of one level; and layout."""
 
     features: int
     num_blocks: int
@@ -38,6 +39,7 @@ class BlockStack:
     scan: bool
     remat: Literal["none", "blocks", "dots"]
     dtype: str
+    layout: Layout | None
 
 
 class _Step(SpaceTimeBlock):
@@ -72,6 +74,7 @@ def stack(
         temporal=config.temporal,
         max_offset=config.max_offset,
         dtype=dtype,
+        layout=config.layout,
     )
     h = block(**fields, name=f"{name}_0")(h, context)
     rest = config.num_blocks - 1
@@ -94,6 +97,7 @@ def stack(
             config.groups,
             attend_pixels=config.attention == "self",
             dtype=dtype,
+            layout=config.layout,
             name=f"{name}_attention",
         )
         h = attention(h, context.tokens, context.text_mask, context.caption_index)

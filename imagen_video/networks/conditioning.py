@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from imagen_video.array_types import Conditioning, LogSNR
 from imagen_video.networks.attention import TextKeys, joint_softmax
+from imagen_video.networks.captions import captions_of_frames
 from imagen_video.networks.embeddings import ScalarEmbedding, bounded_time, dense
 from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout
 
 
 @jax.tree_util.register_dataclass
@@ -73,6 +75,7 @@ class ContextEncoder(nn.Module):
       text_dim: width of the projected tokens.
       head_dim: of the pooling attention.
       guidance_weight: whether w of Eq. 5 is an input (distilled models).
+      layout: as in `SpaceTimeBlock`.
     """
 
     emb_dim: int
@@ -80,6 +83,7 @@ class ContextEncoder(nn.Module):
     head_dim: int
     guidance_weight: bool = False
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, logsnr_t: LogSNR, cond: Conditioning) -> Context:
@@ -99,7 +103,7 @@ class ContextEncoder(nn.Module):
         if cond.caption_index is None:
             emb = pooled[:, None]
         else:
-            emb = pooled[cond.caption_index]
+            emb = captions_of_frames(pooled, cond.caption_index, layout=self.layout)
 
         def embed(name: str, values: Array) -> Array:
             values = values if values.ndim == 2 else values[:, None]

@@ -3,17 +3,39 @@
 Both run as 2-D convolutions on folded axes, with the weights of the equal 3-D ones (our choice).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from imagen_video.networks.kernel_gradient import conv_general_dilated
+from imagen_video.networks.kernel_gradient import conv
 from imagen_video.sharding import axes
+from imagen_video.sharding.halo import with_halo
+from imagen_video.sharding.layout import Layout
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
+
+
+class Kernel(nn.Module):
+    """The parameters of a convolution, as `flax.linen.Conv` names and draws them."""
+
+    shape: tuple[int, int, int, int]
+    zero_init: bool
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
+        """Returns kernel and bias, float32."""
+        names = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
+        init = nn.with_logical_partitioning(_ZEROS if self.zero_init else _LECUN, names)
+        bias_init = nn.with_logical_partitioning(_ZEROS, names[-1:])
+        kernel = self.param("kernel", init, self.shape)
+        return kernel, self.param("bias", bias_init, self.shape[-1:])
 
 
 class SpatialConv(nn.Module):
@@ -25,6 +47,7 @@ class SpatialConv(nn.Module):
       stride: output is ceil(size / stride).
       zero_init: start as the zero function, so that a residual branch starts as the identity.
       dtype: compute dtype; parameters are float32.
+      layout: how clips are spread over devices; None leaves that open.
     """
 
     features: int
@@ -32,26 +55,24 @@ class SpatialConv(nn.Module):
     stride: int = 1
     zero_init: bool = False
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, h: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c2"]:
         """Maps [b f h w c] to [b f h/stride w/stride features]."""
-        kernel_init = _ZEROS if self.zero_init else _LECUN
-        conv = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                kernel_init, (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
-            ),
-            bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
-            conv_general_dilated=conv_general_dilated,
-            name="conv",
-        )
-        frames = h.shape[1]
-        h = conv(rearrange(h, "b f h w c -> (b f) h w c"))
-        return rearrange(h, "(b f) h w c -> b f h w c", f=frames)
+        shape = (self.kernel, self.kernel, h.shape[-1], self.features)
+        kernel, bias = Kernel(shape, self.zero_init, name="conv")()
+        rows, columns = (_same(self.kernel, self.stride, size) for size in h.shape[2:4])
+
+        def convolve(h: Array, kernel: Array, rows: tuple[int, int]) -> Array:
+            frames = h.shape[1]
+            h = rearrange(h, "b f h w c -> (b f) h w c")
+            h = conv(h, kernel, strides=(self.stride, self.stride), padding=(rows, columns))
+            return rearrange(h, "(b f) h w c -> b f h w c", f=frames)
+
+        h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
+        h = _on_blocks(self.layout, convolve, h, kernel, axis=2, padding=rows)
+        return h + bias.astype(self.dtype)
 
 
 class TemporalConv(nn.Module):
@@ -63,24 +84,72 @@ class TemporalConv(nn.Module):
 
     features: int
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, h: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c2"]:
         """Maps [b f h w c] to [b f h w features]."""
-        conv = nn.Conv(
-            self.features,
-            (3, 1),
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                _ZEROS, (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
-            ),
-            bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
-            conv_general_dilated=conv_general_dilated,
-            name="conv",
-        )
-        width = h.shape[3]
-        h = conv(rearrange(h, "b f h w c -> b f (h w) c"))
-        return rearrange(h, "b f (h w) c -> b f h w c", w=width)
+        kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
+
+        def convolve(h: Array, kernel: Array, frames: tuple[int, int]) -> Array:
+            width = h.shape[3]
+            h = rearrange(h, "b f h w c -> b f (h w) c")
+            h = conv(h, kernel, strides=(1, 1), padding=(frames, (0, 0)))
+            return rearrange(h, "b f (h w) c -> b f h w c", w=width)
+
+        h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
+        h = _on_blocks(self.layout, convolve, h, kernel, axis=1, padding=(1, 1))
+        return h + bias.astype(self.dtype)
+
+
+def _same(kernel: int, stride: int, size: int) -> tuple[int, int]:
+    """Zeros before and after an axis for an output of ceil(size / stride): "SAME"."""
+    zeros = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return zeros // 2, zeros - zeros // 2
+
+
+def _on_blocks(
+    layout: Layout | None,
+    convolve: Callable[[Array, Array, tuple[int, int]], Array],
+    h: Float[Array, "b f h w c"],
+    kernel: Float[Array, "kh kw c c2"],
+    *,
+    axis: int,
+    padding: tuple[int, int],
+) -> Float[Array, "b f h2 w2 c2"]:
+    """Convolves each device's block of the clip, joined to what it needs of its neighbours.
+
+    Said by hand, because an axis that is cut cannot be folded into another without a gather, and
+    because Shardy (jax 0.10.2), left to itself, doubles the gradient of the input of a convolution
+    whose height and channels are cut.
+
+    Args:
+      layout: how the clip is cut; None for one device.
+      convolve: of a block, a kernel, and the zeros before and after `axis`.
+      h: the whole clip.
+      kernel: output channels are cut where the layout says so.
+      axis: that the window runs over and that may be cut; others need no neighbour.
+      padding: of that axis.
+    """
+    if layout is None:
+        return convolve(h, kernel, padding)
+    *cuts, _ = layout.spec(axes.CLIP, h.shape)
+    *_, features = layout.spec((*axes.CLIP[:-1], axes.OUT), (*h.shape[:-1], kernel.shape[-1]))
+    mesh_axis, (before, after) = cuts[axis], padding
+
+    def block(h: Array, kernel: Array) -> Array:
+        if mesh_axis is None:
+            return convolve(h, kernel, padding)
+        h = with_halo(h, axis=axis, before=before, after=after, mesh_axis=mesh_axis)
+        return convolve(h, kernel, (0, 0))
+
+    return jax.shard_map(
+        block,
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(*cuts, None), PartitionSpec(None, None, None, features)),
+        out_specs=PartitionSpec(*cuts, features),
+        check_vma=False,
+    )(h, kernel)
 
 
 def space_to_depth(h: Float[Array, "b f h w c"], block: int) -> Float[Array, "b f h2 w2 c2"]:

@@ -11,48 +11,48 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def conv_general_dilated(
-    lhs: Float[Array, "n h w i"],
-    rhs: Float[Array, "kh kw i o"],
-    window_strides: tuple[int, int],
-    padding: str,
-    **options,
+def conv(
+    x: Float[Array, "n h w i"],
+    kernel: Float[Array, "kh kw i o"],
+    *,
+    strides: tuple[int, int],
+    padding: Padding,
 ) -> Float[Array, "n h2 w2 o"]:
-    """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, with the gradient above.
+    """Convolution with zeros before and after the two axes, as `padding` says.
 
-    That gradient is for stride 1, zero padding to the same size and odd kernels; any other
-    convolution is lax's, gradient included.
+    At stride 1 its kernel's gradient is the one above; at others it is lax's.
     """
-    plain = set(window_strides) == {1} and padding == "SAME" and all(k % 2 for k in rhs.shape[:2])
-    if plain and options.get("feature_group_count", 1) == 1:
-        return _conv(lhs, rhs)
-    return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    if strides == (1, 1):
+        return _conv(x, kernel, padding)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_NHWC)
 
 
-def _lax_conv(x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"]) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
+def _lax_conv(x: Array, kernel: Array, padding: Padding) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
 
 
-@jax.custom_vjp
-def _conv(x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"]) -> Array:
-    return _lax_conv(x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, padding: Padding) -> Array:
+    return _lax_conv(x, kernel, padding)
 
 
-def _forward(x, kernel):
-    return _lax_conv(x, kernel), (x, kernel)
+def _forward(x: Array, kernel: Array, padding: Padding):
+    return _lax_conv(x, kernel, padding), (x, kernel)
 
 
-def _backward(saved, g):
+def _backward(padding: Padding, saved, g):
     x, kernel = saved
-    (x_bar,) = jax.linear_transpose(lambda x: _lax_conv(x, kernel), x)(g)
+    (x_bar,) = jax.linear_transpose(lambda x: _lax_conv(x, kernel, padding), x)(g)
     kernel_bar = jax.lax.platform_dependent(
         x,
         g,
-        cpu=partial(_by_products, kernel_size=kernel.shape[:2]),
-        default=lambda x, g: jax.linear_transpose(lambda k: _lax_conv(x, k), kernel)(g)[0],
+        cpu=partial(_by_products, kernel_size=kernel.shape[:2], padding=padding),
+        default=lambda x, g: jax.linear_transpose(lambda k: _lax_conv(x, k, padding), kernel)(g)[0],
     )
     return x_bar, kernel_bar
 
@@ -61,13 +61,19 @@ _conv.defvjp(_forward, _backward)
 
 
 def _by_products(
-    x: Float[Array, "n h w i"], g: Float[Array, "n h w o"], *, kernel_size: tuple[int, int]
+    x: Float[Array, "n h w i"],
+    g: Float[Array, "n h2 w2 o"],
+    *,
+    kernel_size: tuple[int, int],
+    padding: Padding,
 ) -> Float[Array, "kh kw i o"]:
     """Sums x shifted by each kernel position, transposed, times the output's cotangent g."""
-    (kh, kw), (_, h, w, i) = kernel_size, x.shape
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    (kh, kw), (_, h, w, _) = kernel_size, g.shape
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     g = g.reshape(-1, g.shape[-1])
     products = [
-        padded[:, p : p + h, q : q + w].reshape(-1, i).T @ g for p in range(kh) for q in range(kw)
+        padded[:, p : p + h, q : q + w].reshape(-1, x.shape[-1]).T @ g
+        for p in range(kh)
+        for q in range(kw)
     ]
-    return jnp.stack(products).reshape(kh, kw, i, -1)
+    return jnp.stack(products).reshape(kh, kw, x.shape[-1], -1)

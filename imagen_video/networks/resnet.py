@@ -1,5 +1,6 @@
 """The residual block of the Video U-Net and the space-time block (arXiv 2210.02303, Fig. 7)."""
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from imagen_video.networks.convs import SpatialConv, TemporalConv
 from imagen_video.networks.embeddings import dense
 from imagen_video.networks.norms import GroupNorm
 from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout, constrain
 
 
 class ResnetBlock(nn.Module):
@@ -26,6 +28,7 @@ class ResnetBlock(nn.Module):
     features: int
     groups: int
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -36,13 +39,14 @@ class ResnetBlock(nn.Module):
         h = nn.swish(
             GroupNorm(_divisor(h.shape[-1], self.groups), dtype=self.dtype, name="norm1")(h)
         )
-        h = SpatialConv(self.features, dtype=self.dtype, name="conv1")(h)
+        conv = functools.partial(SpatialConv, self.features, dtype=self.dtype, layout=self.layout)
+        h = conv(name="conv1")(h)
         film = dense(2 * self.features, dtype=self.dtype, names=(axes.EMB, axes.OUT), name="film")
         scale, shift = jnp.split(film(nn.swish(emb))[:, :, None, None, :], 2, axis=-1)
         h = GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h) * (1 + scale) + shift
-        h = SpatialConv(self.features, zero_init=True, dtype=self.dtype, name="conv2")(nn.swish(h))
+        h = conv(zero_init=True, name="conv2")(nn.swish(h))
         if skip.shape[-1] != self.features:
-            skip = SpatialConv(self.features, kernel=1, dtype=self.dtype, name="skip")(skip)
+            skip = conv(kernel=1, name="skip")(skip)
         return skip + h
 
 
@@ -58,6 +62,7 @@ class TemporalConvBlock(nn.Module):
 
     groups: int
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -65,7 +70,7 @@ class TemporalConvBlock(nn.Module):
     ) -> Float[Array, "b f h w c"]:
         """Returns h plus the convolution, or h itself in rows where is_image."""
         mixed = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
-        mixed = TemporalConv(h.shape[-1], dtype=self.dtype, name="conv")(mixed)
+        mixed = TemporalConv(h.shape[-1], dtype=self.dtype, layout=self.layout, name="conv")(mixed)
         if is_image is not None:
             mixed = jnp.where(is_image[:, None, None, None, None], 0.0, mixed)
         return h + mixed
@@ -79,6 +84,7 @@ class SpaceTimeBlock(nn.Module):
       attention: "self" (pixels and caption), "cross" (caption alone) or "none".
       temporal: "attention" (base) or "convolution" (super-resolution stages).
       max_offset: reach of the relative position bias, where temporal is "attention".
+      layout: how activations are spread over devices; None leaves that open.
     """
 
     features: int
@@ -88,20 +94,25 @@ class SpaceTimeBlock(nn.Module):
     temporal: Literal["attention", "convolution"]
     max_offset: int
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
         self, h: Float[Array, "b f h w c"], context: Context
     ) -> Float[Array, "b f h w c2"]:
         """Returns [b f h w features]."""
-        h = nn.with_logical_constraint(h, axes.CLIP)
-        h = ResnetBlock(self.features, self.groups, dtype=self.dtype, name="resnet")(h, context.emb)
+        h = constrain(self.layout, h, axes.CLIP)
+        resnet = ResnetBlock(
+            self.features, self.groups, dtype=self.dtype, layout=self.layout, name="resnet"
+        )
+        h = resnet(h, context.emb)
         if self.attention != "none":
             h = SpatialAttention(
                 self.head_dim,
                 self.groups,
                 attend_pixels=self.attention == "self",
                 dtype=self.dtype,
+                layout=self.layout,
                 name="spatial",
             )(h, context.tokens, context.text_mask, context.caption_index)
         if self.temporal == "attention":
@@ -109,5 +120,7 @@ class SpaceTimeBlock(nn.Module):
                 self.head_dim, self.groups, self.max_offset, dtype=self.dtype, name="temporal"
             )
         else:
-            temporal = TemporalConvBlock(self.groups, dtype=self.dtype, name="temporal")
+            temporal = TemporalConvBlock(
+                self.groups, dtype=self.dtype, layout=self.layout, name="temporal"
+            )
         return temporal(h, context.is_image)

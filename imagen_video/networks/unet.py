@@ -11,7 +11,9 @@ import math
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from imagen_video.array_types import Conditioning, KeyArray, LogSNR, Video
@@ -25,6 +27,8 @@ from imagen_video.networks.convs import (
 )
 from imagen_video.networks.norms import GroupNorm
 from imagen_video.networks.resnet import ResnetBlock
+from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout, constrain
 
 Attention = Literal["self", "cross", "none"]
 
@@ -115,9 +119,15 @@ class UNetConfig:
 
 
 class VideoUNet(nn.Module):
-    """A denoiser: from z_t, its log-SNR and the conditioning to v, or what it is trained for."""
+    """A denoiser: from z_t, its log-SNR and the conditioning to v, or what it is trained for.
+
+    Attributes:
+      config: its shape.
+      layout: how activations are spread over devices; None leaves that open. It changes no value.
+    """
 
     config: UNetConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
@@ -138,36 +148,36 @@ class VideoUNet(nn.Module):
             config.head_dim,
             guidance_weight=config.guidance_weight,
             dtype=dtype,
+            layout=self.layout,
             name="context",
         )(logsnr_t, cond)
 
         x = z_t if cond.low_res is None else jnp.concatenate([z_t, cond.low_res], axis=-1)
+        x = constrain(self.layout, x, axes.PIXELS)
         x = space_to_depth(x, config.space_to_depth).astype(dtype)
-        stem = SpatialConv(config.stem_channels, dtype=dtype, name="stem")(x)
+        stem = self._conv(config.stem_channels, name="stem")(x)
         h, skips = stem, []
         for level in range(len(config.channels)):
             h = self._down(level, h, context)
             skips.append(h)
         for level in reversed(range(len(config.channels))):
             h = self._up(level, h, skips[level], context)
-        h = _join(h, stem)
-        h = ResnetBlock(config.stem_channels, config.groups, dtype=dtype, name="last")(
-            h, context.emb
+        h = constrain(self.layout, _join(h, stem), axes.CLIP)
+        last = ResnetBlock(
+            config.stem_channels, config.groups, dtype=dtype, layout=self.layout, name="last"
         )
+        h = last(h, context.emb)
         h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
         channels = z_t.shape[-1] * config.space_to_depth**2
-        h = SpatialConv(channels, zero_init=True, dtype=dtype, name="out")(h)
-        return depth_to_space(h, config.space_to_depth).astype(jnp.float32)
+        h = self._conv(channels, zero_init=True, name="out")(h)
+        h = depth_to_space(h, config.space_to_depth).astype(jnp.float32)
+        return constrain(self.layout, h, axes.PIXELS)
 
     def _down(self, level: int, h: Array, context: Context) -> Float[Array, "b f h w c"]:
         """DBlock: strided convolution to the level's width, then its blocks."""
         config = self.config
-        dtype = jnp.dtype(config.dtype)
-        conv = SpatialConv(
-            config.channels[level],
-            stride=config.strides[level],
-            dtype=dtype,
-            name=f"down_{level}_conv",
+        conv = self._conv(
+            config.channels[level], stride=config.strides[level], name=f"down_{level}_conv"
         )
         return blocks.stack(self._blocks(level), conv(h), context, name=f"down_{level}")
 
@@ -180,8 +190,13 @@ class VideoUNet(nn.Module):
             h = _join(h, skip)
         h = blocks.stack(self._blocks(level), h, context, name=f"up_{level}")
         width = config.channels[level - 1] if level else config.stem_channels
-        conv = SpatialConv(width, dtype=jnp.dtype(config.dtype), name=f"up_{level}_conv")
+        conv = self._conv(width, name=f"up_{level}_conv")
         return upsample_nearest(conv(h), config.strides[level])
+
+    def _conv(self, features: int, **fields) -> SpatialConv:
+        """A convolution in the network's dtype and layout."""
+        dtype = jnp.dtype(self.config.dtype)
+        return SpatialConv(features, dtype=dtype, layout=self.layout, **fields)
 
     def _blocks(self, level: int) -> blocks.BlockStack:
         """What the DBlock and the UBlock of a level are made of."""
@@ -198,12 +213,19 @@ class VideoUNet(nn.Module):
             scan=config.scan_blocks,
             remat=config.remat,
             dtype=config.dtype,
+            layout=self.layout,
         )
 
 
 def init_params(config: UNetConfig, key: KeyArray) -> dict[str, Any]:
     """Draws initial float32 parameters, a plain tree; they fit clips of any size."""
     return nn.unbox(_init_boxed(config, key))
+
+
+def param_axes(config: UNetConfig) -> dict[str, Any]:
+    """Returns the logical axis names of every parameter, a tree like that of `init_params`."""
+    specs = nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
+    return jax.tree.map(tuple, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
 def _init_boxed(config: UNetConfig, key: KeyArray) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from imagen_video.diffusion import losses, process
 from imagen_video.diffusion.losses import Loss
 from imagen_video.diffusion.parameterization import predict_v_from_x_and_eps
 from imagen_video.sampling import keys as row_keys
+from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout, constrain
 
 Batch = Mapping[str, Any]
 Encode = Callable[[Int[Array, "m n"]], Float[Array, "m n d"]]
@@ -28,18 +30,30 @@ class DenoisingConfig:
       loss: which error counts; "eps_mse" is Eq. 2.
       caption_dropout: share of captions replaced by the unconditional one, for classifier-free
         guidance; 0.1 is Imagen's (arXiv 2205.11487, section 2.2).
+      max_augmentation: t_aug is drawn uniformly from [0, max_augmentation); 1 is section 2.5. Less
+        leaves out low-res clips that are nearly noise, of which a short run learns nothing.
     """
 
     loss: Loss = "eps_mse"
     caption_dropout: float = 0.1
+    max_augmentation: float = 1.0
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout: {self.caption_dropout} is outside [0, 1]")
+        if not 0 < self.max_augmentation <= 1:
+            raise ValueError(f"max_augmentation: {self.max_augmentation} is outside (0, 1]")
 
 
 def denoising_loss(
-    stage: Stage, config: DenoisingConfig, params: Any, encode: Encode, batch: Batch, key: KeyArray
+    stage: Stage,
+    config: DenoisingConfig,
+    params: Any,
+    encode: Encode,
+    batch: Batch,
+    key: KeyArray,
+    *,
+    layout: Layout | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of a batch, and metrics by name.
 
@@ -57,27 +71,29 @@ def denoising_loss(
         output grid or a crop of it, `tokens` [m n], `row` [b], and for packed rows `is_image`,
         `caption_index` and `caption_id`.
       key: of this training step.
+      layout: how clips are spread over devices.
     """
-    x, is_image = batch["video"], batch.get("is_image")
+    x, is_image = constrain(layout, batch["video"], axes.PIXELS), batch.get("is_image")
     frames, height, width = x.shape[1:4]
     keys = _fold_rows(key, batch["row"])
 
-    def draw_logsnr(purpose: str) -> Float[Array, "..."]:
+    def draw_logsnr(purpose: str, t_max: float = 1.0) -> Float[Array, "..."]:
         own = row_keys.fold_in_name(keys, purpose)
         if is_image is None:
             t = jax.vmap(lambda k: jax.random.uniform(k, ()))(own)
         else:
             t = jax.vmap(lambda k: jax.random.uniform(k, (frames,)))(own)
             t = jnp.where(is_image[:, None], t, t[:, :1])
-        return stage.schedule(t)
+        return stage.schedule(t_max * t)
 
     logsnr_t = draw_logsnr("t")
     eps = row_keys.normal(row_keys.fold_in_name(keys, "eps"), x.shape[1:])
+    eps = constrain(layout, eps, axes.PIXELS)
     z_t = process.diffuse(x=x, eps=eps, logsnr_t=logsnr_t)
 
     low_res = low_res_logsnr = None
     if stage.input is not None:
-        low_res_logsnr = draw_logsnr("augmentation")
+        low_res_logsnr = draw_logsnr("augmentation", config.max_augmentation)
         factor = stage.size_factor
         small = resample.resize(x, height=height // factor, width=width // factor)
         if is_image is None:
@@ -91,6 +107,7 @@ def denoising_loss(
             width=width,
             is_image=is_image,
         )
+        low_res = constrain(layout, low_res, axes.PIXELS)
 
     text_emb, text_mask = embed_captions(
         batch, encode=encode, dropout=config.caption_dropout, key=key
@@ -103,7 +120,7 @@ def denoising_loss(
         low_res=low_res,
         low_res_logsnr=low_res_logsnr,
     )
-    prediction = denoise_fn(stage, params)(z_t, logsnr_t, cond)
+    prediction = denoise_fn(stage, params, layout=layout)(z_t, logsnr_t, cond)
     target = {
         "v": lambda: predict_v_from_x_and_eps(x=x, eps=eps, logsnr_t=logsnr_t),
         "eps": lambda: eps,

@@ -3,16 +3,21 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from imagen_video import records
 from imagen_video.array_types import KeyArray
-from imagen_video.cascade.stage import Stage, init_stage_params
+from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.data.sources import CaptionedShapes, ClipGrid
 from imagen_video.data.transforms import RandomWindow
+from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
 from imagen_video.text.text_model import TextModel, TextPaths
 from imagen_video.training.loop import TrainConfig, train
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
-from imagen_video.training.state import TrainState
+from imagen_video.training.optimizer import make_optimizer
+from imagen_video.training.placement import state_shardings
+from imagen_video.training.state import TrainState, abstract_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,13 +43,14 @@ class StageData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """A whole run, as a file in `configs/stages` describes it."""
+    """A whole run, as a file in `configs/stages` describes it; `sharding` is for many devices."""
 
     stage: Stage
     objective: DenoisingConfig
     data: StageData
     text: TextPaths
     train: TrainConfig
+    sharding: ShardingConfig = ShardingConfig()
 
     def __post_init__(self):
         stage, data = self.stage, self.data
@@ -66,8 +72,24 @@ class StageRun:
             )
 
 
-def make_batches(run: StageRun, text: TextModel) -> Batches:
-    """Lays out the run's training batches."""
+def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -> Batches:
+    """Lays out the run's training batches, the part of them that this process reads.
+
+    Raises:
+      ValueError: the rows of a batch cannot be spread over the devices.
+    """
+    rows_of_process, row_shards = (0, 1), 1
+    if layout is not None:
+        rows_of_process, row_shards = (
+            layout.rows_of_process(jax.process_index()),
+            layout.batch_shards,
+        )
+        if run.train.batch_size % (run.train.microbatches * row_shards):
+            raise ValueError(
+                f"train.batch_size: {run.train.batch_size} is not a multiple of"
+                f" train.microbatches, {run.train.microbatches}, times the {row_shards} devices"
+                f" that rows are spread over"
+            )
     stage, data, output = run.stage, run.data, run.stage.output
     frames = data.train_frames or output.frames
     window = RandomWindow(
@@ -91,12 +113,19 @@ def make_batches(run: StageRun, text: TextModel) -> Batches:
         microbatches=run.train.microbatches,
         num_threads=data.num_threads,
         num_workers=data.num_workers,
+        row_shards=row_shards,
     )
-    return Batches(config, tokenize=text.tokenize, **sources)
+    return Batches(
+        config,
+        tokenize=text.tokenize,
+        process_index=rows_of_process[0],
+        process_count=rows_of_process[1],
+        **sources,
+    )
 
 
 def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
-    """Trains the stage in `workdir`; goes on where an earlier run stopped.
+    """Trains the stage in `workdir` on all devices; goes on where an earlier run stopped.
 
     Raises:
       ValueError: the encoder's embeddings are not as wide as the network expects.
@@ -108,14 +137,31 @@ def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
             f" {run.stage.unet.text_in_dim}"
         )
 
+    # On one device there is nothing to lay out, and the program stays as small as it can be.
+    layout = make_layout(run.sharding) if jax.device_count() > 1 else None
+
+    def init_fn(key: KeyArray) -> Any:
+        return init_stage_params(run.stage, key)
+
     def loss_fn(params: Any, batch: Any, key: KeyArray):
-        return denoising_loss(run.stage, run.objective, params, text.encoder, batch, key)
+        return denoising_loss(
+            run.stage, run.objective, params, text.encoder, batch, key, layout=layout
+        )
+
+    placement = {}
+    if layout is not None:
+        optimizer = make_optimizer(run.train.optimizer, run.train.num_steps)
+        placement["state_shardings"] = state_shardings(
+            layout, stage_param_axes(run.stage), abstract_state(init_fn, optimizer)
+        )
+        placement["batch_sharding"] = layout.batch(microbatches=run.train.microbatches)
 
     return train(
-        init_fn=lambda key: init_stage_params(run.stage, key),
+        init_fn=init_fn,
         loss_fn=loss_fn,
-        batches=make_batches(run, text),
+        batches=make_batches(run, text, layout),
         config=run.train,
         workdir=workdir,
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
+        **placement,
     )

@@ -85,7 +85,7 @@ def seen(monkeypatch):
     """What the loss hands to the network; the network is replaced by the answers of `answer`."""
     calls = []
 
-    def spy(stage, params):
+    def spy(stage, params, *, layout=None):
         def denoise(z_t, logsnr_t, cond):
             calls.append((z_t, logsnr_t, cond))
             return params(z_t, logsnr_t) if callable(params) else jnp.zeros_like(z_t)

@@ -29,8 +29,8 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeyp
     class Killed:
         """Sends SIGTERM while the second batch is fetched."""
 
-        def __init__(self, run, text):
-            self._batches = make_batches(run, text)
+        def __init__(self, run, text, layout=None):
+            self._batches = make_batches(run, text, layout)
 
         def __next__(self):
             batch = next(self._batches)

@@ -1,0 +1,31 @@
+"""From one array for each caption to one for each frame, no caption leaving its device."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from imagen_video.sharding.layout import Layout
+
+
+def captions_of_frames(
+    values: Array, caption_index: Int[Array, "b f"], *, layout: Layout | None = None
+) -> Array:
+    """Returns what each frame reads: [m ...] to [b f ...].
+
+    A batch cut into S parts holds the captions of each part's rows in the same part of the m
+    captions (`data.pipeline` lays them out so). Said as S gathers side by side, no part needs
+    another's; as one gather over m, every device would hold all captions.
+
+    Args:
+      values: one entry a caption, any trailing axes.
+      caption_index: into them, as in `Conditioning`.
+      layout: whose `batch_shards` is S; None for one part.
+    """
+    parts = 1 if layout is None else layout.batch_shards
+    (m, *rest), (b, f) = values.shape, caption_index.shape
+    if parts == 1 or m % parts or b % parts:
+        return values[caption_index]
+    own = caption_index.reshape(parts, b // parts, f)
+    own = own - (m // parts) * jnp.arange(parts)[:, None, None]
+    taken = jax.vmap(lambda part, index: part[index])(values.reshape(parts, m // parts, *rest), own)
+    return taken.reshape(b, f, *rest)

@@ -1,0 +1,208 @@
+"""Where every axis of every array lies on the mesh: the one rule table, and its fallbacks."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from imagen_video.sharding import axes
+from imagen_video.sharding.mesh import CONTEXT, DATA, FSDP, MESH_AXES, TENSOR, MeshShape, make_mesh
+
+Names = tuple[str | None, ...]
+
+# Logical axis to mesh axes; what is not here is never cut. Frames or height are added per run.
+RULES = {
+    axes.BATCH: (DATA, FSDP),
+    axes.CHANNELS: (TENSOR,),
+    axes.IN: (FSDP,),
+    axes.OUT: (TENSOR,),
+    axes.HEADS: (TENSOR,),
+    axes.EMB: (FSDP,),
+    axes.VOCAB: (TENSOR,),
+    axes.EMBED: (FSDP,),
+    axes.MLP: (TENSOR,),
+}
+# Parameters below this many elements are not worth cutting (our choice).
+SMALL = 2**14
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardingConfig:
+    """How a run is spread over devices.
+
+    Attributes:
+      mesh: devices along each axis.
+      context: what the context axis cuts, the frames of a clip or its height. Frames cost least
+        where time is mixed by convolutions.
+      min_rows: a height is not cut where fewer rows than this would be left on a device.
+    """
+
+    mesh: MeshShape = MeshShape()
+    context: Literal["frames", "height"] = "frames"
+    min_rows: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A mesh and what lies where on it. Hashable, so that it can be a static argument.
+
+    Attributes:
+      mesh: with the axes of `MESH_AXES`.
+      context: as in `ShardingConfig`.
+      min_rows: likewise.
+    """
+
+    mesh: Mesh
+    context: Literal["frames", "height"] = "frames"
+    min_rows: int = 4
+
+    def __post_init__(self):
+        if self.mesh.axis_names != MESH_AXES:
+            raise ValueError(f"mesh: its axes are {self.mesh.axis_names}, not {MESH_AXES}")
+
+    @property
+    def batch_shards(self) -> int:
+        """Parts that a batch is cut into."""
+        return math.prod(self.mesh.shape[name] for name in RULES[axes.BATCH])
+
+    def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+        """Returns which mesh axes cut each dimension of an array.
+
+        A dimension that its mesh axes do not divide is cut by as many of them as do; that is
+        logged, once for each shape.
+
+        Args:
+          names: of the dimensions; None for one that is never cut.
+          shape: of the array.
+
+        Raises:
+          ValueError: there is not one name a dimension.
+        """
+        if len(names) != len(shape):
+            raise ValueError(f"names: {tuple(names)} do not fit shape {tuple(shape)}")
+        return _spec(self, tuple(names), tuple(shape))
+
+    def sharding(self, names: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+        """Returns `spec` on the mesh."""
+        return NamedSharding(self.mesh, self.spec(names, shape))
+
+    def batch(self, *, microbatches: int = 1) -> NamedSharding:
+        """Rows over data and fsdp, of every array of a batch; stacked microbatches come first."""
+        rows = RULES[axes.BATCH]
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * (microbatches > 1), rows))
+
+    def rows_of_process(self, process: int) -> tuple[int, int]:
+        """Returns which of how many equal parts of a batch the process reads.
+
+        Processes that share the clips of one part, cut over context, read the same part.
+
+        Raises:
+          ValueError: the process's parts are not one run of them, or not as many as others'.
+        """
+        parts = self.mesh.devices.reshape(self.batch_shards, -1)
+        own = [i for i, part in enumerate(parts) if any(d.process_index == process for d in part)]
+        size = len(own)
+        if not own or own != list(range(own[0], own[0] + size)) or own[0] % size:
+            raise ValueError(f"mesh: process {process} holds parts {own} of a batch, not one run")
+        return own[0] // size, self.batch_shards // size
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Every device holds the whole array."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def params(self, names: Any, shapes: Any) -> Any:
+        """Returns the sharding of every parameter.
+
+        Where no dimension took the fsdp axis by its name, the largest one that fsdp divides takes
+        it, so that memory is cut all the same.
+
+        Args:
+          names: a tree of tuples of logical names.
+          shapes: the same tree of arrays or `jax.ShapeDtypeStruct`s.
+        """
+
+        def of_leaf(leaf_names: Names, leaf: Any) -> NamedSharding:
+            spec = _with_fsdp(self, tuple(leaf_names), tuple(leaf.shape))
+            return NamedSharding(self.mesh, spec)
+
+        return jax.tree.map(of_leaf, names, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+    def _axes_of(self, name: str | None) -> tuple[str, ...]:
+        if name == (axes.FRAMES if self.context == "frames" else axes.HEIGHT):
+            return (CONTEXT,)
+        return RULES.get(name, ())
+
+
+def constrain(layout: Layout | None, x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+    """Asks the compiler to lay a traced array out so, None for nothing; values stay the same."""
+    return (
+        x
+        if layout is None
+        else jax.lax.with_sharding_constraint(x, layout.sharding(names, x.shape))
+    )
+
+
+def make_layout(config: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """Builds the mesh of `config` on `devices`, by default on all there are.
+
+    Raises:
+      ValueError: the mesh does not fit the devices.
+    """
+    mesh = make_mesh(config.mesh, devices)
+    return Layout(mesh=mesh, context=config.context, min_rows=config.min_rows)
+
+
+@functools.lru_cache(maxsize=4096)
+def _spec(layout: Layout, names: Names, shape: tuple[int, ...]) -> PartitionSpec:
+    taken: set[str] = set()
+    entries = []
+    for name, size in zip(names, shape):
+        wanted = [
+            axis
+            for axis in layout._axes_of(name)
+            if layout.mesh.shape[axis] > 1 and axis not in taken
+        ]
+        least = layout.min_rows if name == axes.HEIGHT else 1
+        cut = list(wanted)
+        while cut and not _divides(layout.mesh, cut, size, least):
+            cut.pop()
+        if cut != wanted:
+            logging.info("%s of %s: %s not cut over %s", name, names, shape, wanted[len(cut) :])
+        taken.update(cut)
+        entries.append(tuple(cut) if len(cut) > 1 else cut[0] if cut else None)
+    return PartitionSpec(*entries)
+
+
+def _divides(mesh: Mesh, cut: list[str], size: int, least: int) -> bool:
+    parts = math.prod(mesh.shape[axis] for axis in cut)
+    return size % parts == 0 and size // parts >= least
+
+
+@functools.lru_cache(maxsize=4096)
+def _with_fsdp(layout: Layout, names: Names, shape: tuple[int, ...]) -> PartitionSpec:
+    fsdp = layout.mesh.shape[FSDP]
+    if math.prod(shape) < SMALL:
+        return PartitionSpec()
+    spec = _spec(layout, names, shape)
+    if fsdp == 1 or any(FSDP in _as_tuple(entry) for entry in spec):
+        return spec
+    free = [
+        (size, i)
+        for i, (name, size) in enumerate(zip(names, shape))
+        if spec[i] is None and size % fsdp == 0 and name != axes.LAYERS
+    ]
+    if not free:
+        logging.info("%s: %s is whole on every fsdp device", names, shape)
+        return spec
+    _, largest = max(free)
+    return PartitionSpec(*(FSDP if i == largest else entry for i, entry in enumerate(spec)))
+
+
+def _as_tuple(entry: Any) -> tuple:
+    return entry if isinstance(entry, tuple) else (entry,)

@@ -1,0 +1,66 @@
+"""Where every leaf of the training state lies: like the parameter that it belongs to."""
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from imagen_video.sharding.layout import Layout
+from imagen_video.training.state import TrainState
+
+Path = tuple[str, ...]
+
+
+def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> TrainState:
+    """Returns the sharding of every leaf of the state.
+
+    A leaf of the optimiser belongs to the parameter whose path its own path ends in. It lies like
+    that parameter if it has its shape; if it is a factor of Adafactor, which lacks one of the
+    dimensions, it lies like the others; else it is whole on every device.
+
+    Args:
+      layout: mesh and rules.
+      param_names: logical axis names, a tree like the parameters.
+      state: shapes, as `abstract_state` returns them.
+    """
+    params = layout.params(param_names, state.params)
+    by_path = {
+        _names(path): (sharding.spec, leaf.shape)
+        for (path, sharding), leaf in zip(
+            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params)
+        )
+    }
+
+    def of_optimizer_leaf(path: tuple, leaf: Any) -> NamedSharding:
+        names = _names(path)
+        for start in range(len(names)):
+            if names[start:] in by_path:
+                spec, shape = by_path[names[start:]]
+                return NamedSharding(layout.mesh, _follow(spec, shape, leaf.shape))
+        return layout.replicated
+
+    return TrainState(
+        step=layout.replicated,
+        params=params,
+        ema_params=params,
+        opt_state=jax.tree_util.tree_map_with_path(of_optimizer_leaf, state.opt_state),
+        skipped=layout.replicated,
+    )
+
+
+def _follow(spec: PartitionSpec, shape: tuple, own: tuple) -> PartitionSpec:
+    """The spec of an array that has the parameter's shape, or lacks one dimension of it."""
+    if own == shape:
+        return spec
+    entries = (*spec, *(None,) * (len(shape) - len(spec)))
+    for i in range(len(shape)):
+        if own == shape[:i] + shape[i + 1 :]:
+            return PartitionSpec(*entries[:i], *entries[i + 1 :])
+    return PartitionSpec()
+
+
+def _names(path: tuple) -> Path:
+    return tuple(
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+        for entry in path
+    )
