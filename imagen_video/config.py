@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 from imagen_video import records
@@ -151,6 +151,39 @@ def define_config(
     )
     if required:
         flags.mark_flag_as_required(CONFIG, flag_values)
+
+
+def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.ConfigDict:
+    """Returns a stage's config with the recipe of `--slice`, the command line's overrides on top.
+
+    Args:
+      flag_values: parsed, with --config and --slice.
+      program: "train" or "sample".
+
+    Raises:
+      ValueError: a recipe names no field of the config, or one of another type.
+    """
+    config, name = flag_values.config, flag_values.slice
+    if name is None:
+        return config
+    spec = importlib.util.spec_from_file_location("recipes", resolve("configs/recipes.py"))
+    recipes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipes)
+    recipe = recipes.get_recipe(config.stage.name, program, name)
+    if not recipe:
+        logging.warning("no recipe for %s, %s on %s", config.stage.name, program, name)
+    overrides = config_flags.get_override_values(flag_values[CONFIG])
+    config = config.copy_and_resolve_references()
+    for path, value in recipe.items():
+        holder, field = _find(config, path)
+        if path not in overrides:
+            try:
+                holder[field] = value
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"recipe {name}: {path}: {value!r} does not fit: {error}"
+                ) from error
+    return config
 
 
 def _installed_configs() -> list[pathlib.Path]:

@@ -2,11 +2,12 @@
 
 from absl import flags
 
-from imagen_video.config import CommandFlags, define_config, to_record
+from imagen_video.cli import distributed
+from imagen_video.config import CommandFlags, define_config, to_record, with_recipe
 
 
 def define(flag_values: CommandFlags) -> None:
-    """Defines --config and --workdir."""
+    """Defines --config, --workdir, --slice and --distributed."""
     define_config(
         flag_values,
         required=True,
@@ -19,16 +20,26 @@ def define(flag_values: CommandFlags) -> None:
         flag_values=flag_values,
         required=True,
     )
+    flags.DEFINE_string(
+        "slice",
+        None,
+        "The TPU slice that trains, such as v5p:4x4x4: takes its recipe from configs/recipes.py,"
+        " where there is one.",
+        flag_values=flag_values,
+    )
+    distributed.define(flag_values)
 
 
 def run(flag_values: CommandFlags) -> None:
     """Trains to the end of the run."""
+    distributed.join(flag_values)
     from imagen_video.text.text_model import load_text_model
     from imagen_video.training.stage_run import StageRun, train_stage
     from imagen_video.training.text_run import TextRun, train_text
 
     config, workdir = flag_values.config, flag_values.workdir
     if "stage" in config:
+        config = with_recipe(flag_values, program="train")
         stage_run = to_record(StageRun, config)
         text = load_text_model(stage_run.text, num_tokens=stage_run.stage.text_tokens)
         train_stage(stage_run, text=text, workdir=workdir)

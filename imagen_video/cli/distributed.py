@@ -1,0 +1,43 @@
+"""Joining the other processes of one job."""
+
+import os
+
+from absl import flags
+
+from imagen_video.config import CommandFlags
+
+
+def define(flag_values: CommandFlags) -> None:
+    """Defines --distributed."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of this job. Who they are is read from the environment: TPU pods,"
+        " GKE, Slurm and Open MPI, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.",
+        flag_values=flag_values,
+    )
+
+
+def join(flag_values: CommandFlags) -> None:
+    """Joins, if asked to; before anything touches a device.
+
+    Raises:
+      ValueError: nothing in the environment says who the others are.
+    """
+    if not flag_values.distributed:
+        return
+    import jax
+
+    given = {}
+    for field, variable in (
+        ("num_processes", "JAX_NUM_PROCESSES"),
+        ("process_id", "JAX_PROCESS_ID"),
+    ):
+        if variable in os.environ:
+            if not os.environ[variable].isdigit():
+                raise ValueError(f"{variable}: {os.environ[variable]!r} is not a whole number")
+            given[field] = int(os.environ[variable])
+    try:
+        jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--distributed: {error}") from error

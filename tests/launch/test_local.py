@@ -1,0 +1,75 @@
+"""Several processes of one machine train as one process with the same devices does."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = """
+from imagen_video_configs.stages import ssr3
+
+def get_config():
+    config = ssr3.get_config("tiny")
+    config.stage.input = dict(frames=4, height=4, width=8)
+    config.stage.output = dict(frames=4, height=8, width=16)
+    config.stage.unet.update(
+        stem_channels=8, channels=(8, 8), groups=2, head_dim=8, text_dim=8, emb_dim=16, max_frames=4
+    )
+    config.data.update(train_frames=4, train_crop=(8, 16))
+    config.train.update(num_steps=3, log_every=1)
+    return config
+"""
+
+
+def launch(*arguments, logs):
+    return subprocess.run(
+        ["bash", str(ROOT / "launch/local.sh"), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"LOCAL_LOGS": str(logs)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the script would make .venv first")
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+    config = tmp_path / "micro.py"
+    config.write_text(CONFIG)
+    found = {}
+    for processes, devices in ((2, 1), (1, 2)):
+        workdir = tmp_path / f"{processes}x{devices}"
+        mesh = ("--config.sharding.mesh.fsdp=1", "--config.sharding.mesh.data=2")
+        train = ("--config", str(config), "--workdir", str(workdir), *mesh)
+        done = launch(
+            "-n", str(processes), "-d", str(devices), "--", *train, logs=tmp_path / "logs"
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[processes] = losses(workdir)
+    assert len(found[1]) == 3
+    assert found[2] == pytest.approx(found[1], rel=1e-5)
+    # Process 0 alone reports and writes: the second left no metrics of its own.
+    assert "steps/s" not in (tmp_path / "logs/process_1.log").read_text()
+
+
+def test_a_mistake_in_one_process_ends_them_all_with_its_code(tmp_path):
+    train = ("--config", "no/such.py", "--workdir", str(tmp_path / "run"))
+    done = launch("-n", "2", "--", *train, logs=tmp_path / "logs")
+    assert done.returncode == 2
+    assert "no/such.py" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "0", "--", "x"), ("-n", "2"), ("--processes",)])
+def test_mistakes_are_one_line(arguments, tmp_path):
+    done = launch(*arguments, logs=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
