@@ -117,6 +117,7 @@ def super_resolution(size: str) -> ConfigDict:
     if size == "tiny":
         defaults.train.batch_size = 8  # a clip here has more pixels than the base's
         defaults.objective.max_augmentation = 0.5  # sampling takes t_aug of 0.14
+        defaults.train.optimizer.update(learning_rate=2e-3, warmup_steps=200)
     return defaults
 
 
