@@ -72,6 +72,21 @@ class StageRun:
             )
 
 
+def pipeline_config(run: StageRun, *, row_shards: int = 1) -> PipelineConfig:
+    """Returns the order and shape of the run's batches."""
+    data = run.data
+    return PipelineConfig(
+        batch_size=run.train.batch_size,
+        seed=run.train.seed,
+        frames=data.train_frames or run.stage.output.frames,
+        image_share=data.image_share,
+        microbatches=run.train.microbatches,
+        num_threads=data.num_threads,
+        num_workers=data.num_workers,
+        row_shards=row_shards,
+    )
+
+
 def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -> Batches:
     """Lays out the run's training batches, the part of them that this process reads.
 
@@ -105,16 +120,7 @@ def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -
         )
         for kind in ("video", "image")
     }
-    config = PipelineConfig(
-        batch_size=run.train.batch_size,
-        seed=run.train.seed,
-        frames=frames,
-        image_share=data.image_share,
-        microbatches=run.train.microbatches,
-        num_threads=data.num_threads,
-        num_workers=data.num_workers,
-        row_shards=row_shards,
-    )
+    config = pipeline_config(run, row_shards=row_shards)
     return Batches(
         config,
         tokenize=text.tokenize,

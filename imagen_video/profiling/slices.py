@@ -1,0 +1,74 @@
+"""TPU slices by name, and what their chips have."""
+
+import dataclasses
+import math
+import re
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """What one chip of a generation has (cloud.google.com/tpu/docs, system architecture pages).
+
+    Attributes:
+      hbm_gib: memory.
+      peak_tflops: dense bfloat16, TFLOP/s.
+      platform_name: what the compiler calls the generation.
+    """
+
+    hbm_gib: float
+    peak_tflops: float
+    platform_name: str
+
+
+CHIPS = {
+    "v4": Chip(hbm_gib=32.0, peak_tflops=275.0, platform_name="v4"),
+    "v5e": Chip(hbm_gib=16.0, peak_tflops=197.0, platform_name="v5e"),
+    "v5p": Chip(hbm_gib=95.0, peak_tflops=459.0, platform_name="v5p"),
+    "v6e": Chip(hbm_gib=32.0, peak_tflops=918.0, platform_name="v6e"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Chips joined in a torus.
+
+    Attributes:
+      generation: one of CHIPS.
+      shape: chips along each axis.
+    """
+
+    generation: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, name: str) -> "Slice":
+        """Reads a name such as "v5p:4x4x4".
+
+        Raises:
+          ValueError: it is not one.
+        """
+        match = re.fullmatch(r"(v\d[ep]?):(\d+(?:x\d+)+)", name)
+        if not match or match[1] not in CHIPS:
+            known = ", ".join(CHIPS)
+            raise ValueError(
+                f"slice: {name!r} is not GENERATION:TOPOLOGY with a generation of {known}, such as"
+                f" v5p:4x4x4"
+            )
+        shape = tuple(map(int, match[2].split("x")))
+        wanted = 2 if match[1] in ("v5e", "v6e") else 3
+        if len(shape) != wanted or 0 in shape:
+            raise ValueError(f"slice: {name!r}: a topology of {match[1]} has {wanted} axes above 0")
+        return cls(generation=match[1], shape=shape)
+
+    def __str__(self) -> str:
+        return f"{self.generation}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def chips(self) -> int:
+        """Number of chips."""
+        return math.prod(self.shape)
+
+    @property
+    def chip(self) -> Chip:
+        """What each of them has."""
+        return CHIPS[self.generation]
