@@ -1,5 +1,6 @@
 """A sample is the same alone, in a batch and on eight devices; its noise to the bit."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -66,3 +67,26 @@ def test_the_same_program_and_batch_repeat_their_bits_and_another_seed_does_not(
     other = sampled_rows(name, [0, 1, 2, 3], seed=4)
     for key, value in in_a_batch[name].items():
         assert np.abs(other[key] - value).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("stage", "context"),
+    [("ssr1", "frames"), pytest.param("tsr1", "height", marks=pytest.mark.slow)],
+)
+def test_eight_devices_that_share_a_clip_gather_none_of_it(stage, context):
+    """Dynamic thresholding included; the samples are those of one device."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    program = pathlib.Path(__file__).parents[1] / "sharded_sampling.py"
+    done = subprocess.run(
+        [sys.executable, str(program), stage, context],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "context" in found["cut"]
+    assert found["permutes"] > 0
+    assert found["largest_all_gather"] < found["clip"] / 8
+    assert found["difference"] < 1e-3
