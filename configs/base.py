@@ -27,6 +27,7 @@ def config(size: str) -> ConfigDict:
                     text_in_dim=128 if tiny else 4096,  # T5-XXL: 4096
                     guidance_weight=False,
                     space_to_depth=1,
+                    out_norm=True,
                     scan_blocks=True,
                     remat="none" if tiny else "blocks",
                     dtype="float32" if tiny else "bfloat16",
@@ -115,6 +116,7 @@ def super_resolution(size: str) -> ConfigDict:
         low_res=True,
     )
     if size == "tiny":
+        defaults.stage.unet.out_norm = False  # ssr1: 13% less loss after 550 steps than with it
         defaults.train.batch_size = 8  # a clip here has more pixels than the base's
         defaults.objective.max_augmentation = 0.5  # sampling takes t_aug of 0.14
         defaults.train.optimizer.update(learning_rate=2e-3, warmup_steps=200)
