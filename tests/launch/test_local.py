@@ -41,6 +41,7 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the script would make .venv first")
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     config = tmp_path / "micro.py"
