@@ -47,7 +47,7 @@ def run(flag_values: CommandFlags) -> int:
         lower = lambda: programs.lower_sampling(  # noqa: E731
             stage_run.stage, layout, clips=flag_values.clips
         )
-    report, _ = aot.compile_program(lower, where)
+    report = aot.compile_program(lower, where)
     found = {"stage": stage_run.stage.name, "program": flag_values.program, "slice": str(where)}
     found |= dataclasses.asdict(report)
     print(json.dumps(found, indent=2) if flag_values.json else _table(found))
@@ -57,7 +57,7 @@ def run(flag_values: CommandFlags) -> int:
 def _table(found: dict) -> str:
     verdict = "fits" if found["fits"] else "does not fit"
     lines = [f"{found['stage']} {found['program']} on {found['slice']}: {verdict}"]
-    for name in ("hbm_gib", "arguments_gib", "temporaries_gib", "needed_gib", "compile_seconds"):
+    for name in ("hbm_gib", "arguments_gib", "temporaries_gib", "compile_seconds"):
         if found[name] is not None:
             lines.append(f"  {name.replace('_', ' '):<16} {found[name]:>9.3f}")
     return "\n".join(lines)

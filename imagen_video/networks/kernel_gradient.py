@@ -1,7 +1,7 @@
 """A convolution whose kernel's gradient is, on CPU, a sum of matrix products.
 
 XLA:CPU computes that gradient as a convolution with a window as large as the image, and moves
-channels outermost for it: two thirds of a small U-Net's training step. One matrix product for each
+channels outermost for it: over half of the tiny ssr1's training step. One matrix product for each
 of the kernel's positions is the same sum. Other platforms keep XLA's own form.
 """
 

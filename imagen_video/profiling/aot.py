@@ -30,8 +30,7 @@ class CompiledProgram:
       fits: whether the program fits into the chip's memory.
       hbm_gib: of the chip.
       arguments_gib: parameters, state and inputs; None where the compiler gave up.
-      temporaries_gib: all else that is alive at the peak; likewise.
-      needed_gib: of a program that does not fit, what the compiler wanted; else their sum.
+      temporaries_gib: all else that is alive at the peak; None where the compiler does not say.
       compile_seconds: on this machine.
     """
 
@@ -39,7 +38,6 @@ class CompiledProgram:
     hbm_gib: float
     arguments_gib: float | None
     temporaries_gib: float | None
-    needed_gib: float | None
     compile_seconds: float
 
 
@@ -60,10 +58,8 @@ def slice_layout(where: Slice, config: ShardingConfig) -> Layout:
     return make_layout(config, topology.devices)
 
 
-def compile_program(
-    lower: Callable[[], jax.stages.Lowered], where: Slice
-) -> tuple[CompiledProgram, jax.stages.Compiled | None]:
-    """Compiles, and returns what became of it; the program itself unless it does not fit."""
+def compile_program(lower: Callable[[], jax.stages.Lowered], where: Slice) -> CompiledProgram:
+    """Compiles, and returns what became of it."""
     started = time.perf_counter()
     lowered = lower()
     try:
@@ -71,15 +67,13 @@ def compile_program(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        report = CompiledProgram(
+        return CompiledProgram(
             fits=False,
             hbm_gib=where.chip.hbm_gib,
             arguments_gib=None,
-            temporaries_gib=None,
-            needed_gib=_needed(str(error)),
+            temporaries_gib=_temporaries(str(error)),
             compile_seconds=time.perf_counter() - started,
         )
-        return report, None
     memory = compiled.memory_analysis()
     arguments = (
         memory.argument_size_in_bytes
@@ -88,15 +82,13 @@ def compile_program(
         + memory.generated_code_size_in_bytes
     ) / GIB
     temporaries = memory.temp_size_in_bytes / GIB
-    report = CompiledProgram(
+    return CompiledProgram(
         fits=arguments + temporaries <= where.chip.hbm_gib,
         hbm_gib=where.chip.hbm_gib,
         arguments_gib=arguments,
         temporaries_gib=temporaries,
-        needed_gib=arguments + temporaries,
         compile_seconds=time.perf_counter() - started,
     )
-    return report, compiled
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -104,9 +96,9 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**base, **ENVIRONMENT}
 
 
-def _needed(message: str) -> float | None:
-    """GiB from "Used 27.01G of 15.75G hbm"."""
-    match = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+def _temporaries(message: str) -> float | None:
+    """GiB from "... required for HLO temporaries (24.92G) exceeds available HBM (15.75G)"."""
+    match = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\)", message)
     if not match:
         return None
     return float(match[1]) * {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}[match[2]]

@@ -1,7 +1,6 @@
 """TPU slices by name, and what their chips have."""
 
 import dataclasses
-import math
 import re
 
 
@@ -11,20 +10,16 @@ class Chip:
 
     Attributes:
       hbm_gib: memory.
-      peak_tflops: dense bfloat16, TFLOP/s.
-      platform_name: what the compiler calls the generation.
     """
 
     hbm_gib: float
-    peak_tflops: float
-    platform_name: str
 
 
 CHIPS = {
-    "v4": Chip(hbm_gib=32.0, peak_tflops=275.0, platform_name="v4"),
-    "v5e": Chip(hbm_gib=16.0, peak_tflops=197.0, platform_name="v5e"),
-    "v5p": Chip(hbm_gib=95.0, peak_tflops=459.0, platform_name="v5p"),
-    "v6e": Chip(hbm_gib=32.0, peak_tflops=918.0, platform_name="v6e"),
+    "v4": Chip(hbm_gib=32.0),
+    "v5e": Chip(hbm_gib=16.0),
+    "v5p": Chip(hbm_gib=95.0),
+    "v6e": Chip(hbm_gib=32.0),
 }
 
 
@@ -62,11 +57,6 @@ class Slice:
 
     def __str__(self) -> str:
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
-
-    @property
-    def chips(self) -> int:
-        """Number of chips."""
-        return math.prod(self.shape)
 
     @property
     def chip(self) -> Chip:

@@ -6,11 +6,18 @@ from imagen_video.profiling.slices import Slice
 
 
 @pytest.mark.parametrize(
-    ("name", "chips"), [("v5p:4x4x4", 64), ("v4:2x2x1", 4), ("v5e:2x4", 8), ("v6e:16x16", 256)]
+    ("name", "shape", "hbm_gib"),
+    [
+        ("v5p:4x4x4", (4, 4, 4), 95),
+        ("v4:2x2x1", (2, 2, 1), 32),
+        ("v5e:2x4", (2, 4), 16),
+        ("v6e:16x16", (16, 16), 32),
+    ],
 )
-def test_a_name_is_read_and_written_back(name, chips):
+def test_a_name_is_read_and_written_back(name, shape, hbm_gib):
     where = Slice.parse(name)
-    assert where.chips == chips
+    assert where.shape == shape
+    assert where.chip.hbm_gib == hbm_gib
     assert str(where) == name
 
 

@@ -6,11 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import micro_cascade
 import numpy as np
 import optax
 import pytest
 
-from imagen_video.networks.unet import UNetConfig, init_params
+from imagen_video.networks.unet import init_params
 from imagen_video.records import from_dict, to_dict
 from imagen_video.training.muon import matrix_axes
 from imagen_video.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -178,21 +179,13 @@ def test_muon_steps_along_the_orthogonal_factor_of_every_kernel():
 
 
 def test_muon_knows_every_kernel_of_a_unet():
-    config = UNetConfig(
-        stem_channels=8,
+    config = dataclasses.replace(
+        micro_cascade.UNET,
         channels=(8, 16),
         strides=(1, 2),
         num_blocks=(1, 3),
         attention=("cross", "self"),
-        attention_every_block=True,
-        temporal="attention",
-        max_frames=4,
-        low_res=False,
-        text_in_dim=8,
-        text_dim=8,
-        emb_dim=16,
         head_dim=4,
-        groups=4,
     )
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     by_path = jax.tree_util.tree_leaves_with_path(params)
