@@ -59,6 +59,7 @@ def config(size: str) -> ConfigDict:
                 log_every=100,
                 checkpoint_every=1000,
                 keep=3,
+                init_from=config_dict.placeholder(str),
             ),
             sharding=dict(
                 # All devices cut rows and parameters; a slice's recipe says more.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,6 +242,27 @@ def test_another_model_or_other_data_cannot_go_on(tmp_path):
     other = Batches(PipelineConfig(batch_size=4, seed=9), tokenize=tokenize, video_source=Clips())
     with pytest.raises(ValueError, match="data seed is 9"):
         run(tmp_path, config_of(8), batches=other)
+
+
+def test_a_run_starts_from_the_average_of_another_and_goes_on_alone(tmp_path):
+    first = run(tmp_path / "first", config_of(7))
+    config = config_of(6, init_from=str(tmp_path / "first"))
+    average = jax.device_get(first.ema_params)
+    wanted = run(tmp_path / "wanted", config_of(6), init_fn=lambda key: average)
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "second", config, batches=make_batches(at=5, act=crash))
+    shutil.rmtree(tmp_path / "first")
+    assert bits(run(tmp_path / "second", config)) == bits(wanted)
+    assert bits(wanted) != bits(run(tmp_path / "scratch", config_of(6)))
+
+
+def test_a_run_cannot_start_from_nothing_or_another_model(tmp_path):
+    with pytest.raises(ValueError, match="first/checkpoints: no checkpoint there"):
+        run(tmp_path / "a", config_of(4, init_from=str(tmp_path / "first")))
+    run(tmp_path / "first", config_of(4))
+    wide = {"init_fn": lambda key: init_fn(key) | {"out": jnp.zeros((16, 2))}}
+    with pytest.raises(ValueError, match=r"params/out is float32\[16, 1\] in the checkpoint"):
+        run(tmp_path / "b", config_of(4, init_from=str(tmp_path / "first")), **wide)
 
 
 @pytest.mark.parametrize(
