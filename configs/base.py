@@ -29,7 +29,7 @@ def config(size: str) -> ConfigDict:
                     space_to_depth=1,
                     out_norm=True,
                     scan_blocks=True,
-                    remat="none" if tiny else "blocks",
+                    remat="none" if tiny else "products",
                     dtype="float32" if tiny else "bfloat16",
                 ),
                 sample_param_dtype="float32" if tiny else "bfloat16",
@@ -44,6 +44,7 @@ def config(size: str) -> ConfigDict:
             train=dict(
                 num_steps=1_000_000,
                 batch_size=2048,  # IM F.1
+                microbatches=1,
                 seed=0,
                 ema_decay=0.9999,  # VDM Appendix A
                 optimizer=dict(

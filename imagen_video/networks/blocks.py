@@ -21,7 +21,16 @@ from imagen_video.networks.resnet import SpaceTimeBlock
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
-_POLICIES = {"blocks": None, "dots": jax.checkpoint_policies.checkpoint_dots}
+
+def _is_product_of_weights(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Whether an equation is a convolution or a projection; attention has batch axes."""
+    if primitive.name == "dot_general":
+        _, (batch_axes, _) = params["dimension_numbers"]
+        return not batch_axes
+    return primitive.name == "conv_general_dilated"
+
+
+_KEPT = {"blocks": None, "products": _is_product_of_weights}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class BlockStack:
     temporal: Literal["attention", "convolution"]
     max_offset: int
     scan: bool
-    remat: Literal["none", "blocks", "dots"]
+    remat: Literal["none", "blocks", "products"]
     dtype: str
     layout: Layout | None
 
@@ -61,7 +70,7 @@ def stack(
     dtype = jnp.dtype(config.dtype)
     block, step = SpaceTimeBlock, _Step
     if config.remat != "none":
-        policy = _POLICIES[config.remat]
+        policy = _KEPT[config.remat]
         block = nn.remat(block, policy=policy)
         # Inside a loop body nothing outside can be merged with the recomputation, so the
         # barriers against that (prevent_cse) would only cost.

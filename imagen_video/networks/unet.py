@@ -57,8 +57,9 @@ class UNetConfig:
       out_norm: whether norm and swish come before the last convolution. Without them there is a
         linear path from z_t and low_res to the output, on which a frame's brightness is kept.
       scan_blocks: whether equal blocks are one scanned loop body, which keeps compile times flat.
-      remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "dots"
-        (all inside a block but matrix products).
+      remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
+        (all inside a block but convolutions and projections: attention's own products and all
+        that is element by element).
       dtype: compute dtype name; parameters are float32.
     """
 
@@ -80,7 +81,7 @@ class UNetConfig:
     space_to_depth: int = 1
     out_norm: bool = True
     scan_blocks: bool = True
-    remat: Literal["none", "blocks", "dots"] = "none"
+    remat: Literal["none", "blocks", "products"] = "none"
     dtype: str = "float32"
 
     def __post_init__(self):

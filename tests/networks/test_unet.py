@@ -241,7 +241,7 @@ def test_scanned_and_unrolled_blocks_are_the_same_function(kind):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-@pytest.mark.parametrize("remat", ["blocks", "dots"])
+@pytest.mark.parametrize("remat", ["blocks", "products"])
 def test_rematerialisation_changes_no_gradient(remat):
     args = (network(SCANNED_SR)[0], *inputs(SCANNED_SR))
     _, found = gradient(dataclasses.replace(SCANNED_SR, remat=remat))(*args)
