@@ -1,7 +1,8 @@
 """Attention over the pixels of a frame, over caption tokens, and over frames.
 
-Height and width stay two axes of every einsum: merging them would merge a split axis and force a
-gather. Letters: b f h w as ever; x y the height and width of keys; g the frame of keys; t text
+Where the height is cut over devices, height and width stay two axes of every einsum: folding them
+would fold a cut axis and force a gather. Letters: b f h w as ever; x y the height and width of
+keys; p k the pixels of queries and keys, height and width folded; g the frame of keys; t text
 token; n head; d head_dim.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -134,6 +136,10 @@ class SpatialAttention(nn.Module):
         channels = h.shape[-1]
         heads = channels // self.head_dim
         normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
+        # One axis of pixels fills a TPU's tiles, two small ones leave most of them empty.
+        pixels, keys = ("hw", "xy") if _height_is_cut(self.layout, h) else ("p", "k")
+        if pixels == "p":
+            normed = rearrange(normed, "b f h w c -> b f (h w) c")
 
         def project(name):
             return heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
@@ -149,19 +155,29 @@ class SpatialAttention(nn.Module):
                 for a in (text_k, text_v, mask)
             )
             kv = "bftnd"
-        text_logits = jnp.einsum(f"bfhwnd,{kv}->bfnhwt", q, text_k).astype(jnp.float32)
-        mask = mask.reshape(len(mask), -1, 1, 1, 1, mask.shape[-1])
+        text_logits = jnp.einsum(f"bf{pixels}nd,{kv}->bfn{pixels}t", q, text_k).astype(jnp.float32)
+        mask = mask.reshape(len(mask), -1, *(1,) * (1 + len(pixels)), mask.shape[-1])
         text_logits = jnp.where(mask, text_logits, -jnp.inf)
         if self.attend_pixels:
             k, v = project("key"), project("value")
-            logits = jnp.einsum("bfhwnd,bfxynd->bfnhwxy", q, k).astype(jnp.float32)
-            p_pixels, p_text = joint_softmax([logits, text_logits], [2, 1])
-            out = jnp.einsum("bfnhwxy,bfxynd->bfhwnd", p_pixels.astype(self.dtype), v)
+            logits = jnp.einsum(f"bf{pixels}nd,bf{keys}nd->bfn{pixels}{keys}", q, k)
+            p_pixels, p_text = joint_softmax(
+                [logits.astype(jnp.float32), text_logits], [len(keys), 1]
+            )
+            p_pixels = p_pixels.astype(self.dtype)
+            out = jnp.einsum(f"bfn{pixels}{keys},bf{keys}nd->bf{pixels}nd", p_pixels, v)
         else:
             (p_text,) = joint_softmax([text_logits], [1])
             out = 0.0
-        out = out + jnp.einsum(f"bfnhwt,{kv}->bfhwnd", p_text.astype(self.dtype), text_v)
+        out = out + jnp.einsum(
+            f"bfn{pixels}t,{kv}->bf{pixels}nd", p_text.astype(self.dtype), text_v
+        )
+        out = out.reshape(*h.shape[:-1], heads, self.head_dim)
         return h + out_projection(channels, dtype=self.dtype)(out)
+
+
+def _height_is_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
+    return layout is not None and layout.spec(axes.CLIP, h.shape)[2] is not None
 
 
 class TemporalAttention(nn.Module):
