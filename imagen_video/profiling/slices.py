@@ -10,16 +10,25 @@ class Chip:
 
     Attributes:
       hbm_gib: memory.
+      flops: bfloat16 peak, per second.
+      clock_hz: cycles per second: the peak over 2 FLOPs for each of its multipliers.
+      hbm_bytes: memory bandwidth, per second.
+      ici_bytes: what it sends to other chips per second along one axis of the torus, both ways:
+        two of its links, of four (v5e, v6e) or six.
     """
 
     hbm_gib: float
+    flops: float
+    clock_hz: float
+    hbm_bytes: float
+    ici_bytes: float
 
 
 CHIPS = {
-    "v4": Chip(hbm_gib=32.0),
-    "v5e": Chip(hbm_gib=16.0),
-    "v5p": Chip(hbm_gib=95.0),
-    "v6e": Chip(hbm_gib=32.0),
+    "v4": Chip(hbm_gib=32.0, flops=275e12, clock_hz=1.05e9, hbm_bytes=1228e9, ici_bytes=100e9),
+    "v5e": Chip(hbm_gib=16.0, flops=197e12, clock_hz=1.5e9, hbm_bytes=819e9, ici_bytes=100e9),
+    "v5p": Chip(hbm_gib=95.0, flops=459e12, clock_hz=1.75e9, hbm_bytes=2765e9, ici_bytes=200e9),
+    "v6e": Chip(hbm_gib=32.0, flops=918e12, clock_hz=1.75e9, hbm_bytes=1640e9, ici_bytes=224e9),
 }
 
 

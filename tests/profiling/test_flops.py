@@ -115,3 +115,28 @@ def test_a_gradient_costs_the_dots_of_both_arguments():
 
 def test_elementwise_work_is_not_counted():
     assert count_flops(lambda x: jnp.sum(jnp.exp(x) * x), shape(100)) == 0
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "spacing"),
+    [
+        ((1, 1), ((1, 1), (2, 2)), (1, 1), (1, 1)),
+        ((2, 3), ((0, 1), (3, 0)), (1, 1), (1, 1)),
+        ((1, 1), ((2, 2), (-1, -2)), (2, 3), (1, 1)),
+        ((2, 1), ((3, 4), (0, 0)), (1, 2), (2, 1)),
+    ],
+)
+def test_inner_taps_are_the_ones_that_meet_a_one(stride, padding, dilation, spacing):
+    """A kernel of ones over an image of ones counts what each output has read."""
+    options = dict(
+        window_strides=stride, padding=padding, lhs_dilation=dilation, rhs_dilation=spacing
+    )
+    ones = conv(**options)(jnp.ones((1, 6, 8, 1)), jnp.ones((3, 5, 1, 1)))
+    found = count_flops(conv(**options), shape(2, 6, 8, 4), shape(3, 5, 4, 10), padded_taps=False)
+    assert found == 2 * (2 * 4 * 10) * int(ones.sum())
+
+
+def test_without_padding_a_valid_convolution_counts_the_same():
+    shapes = shape(2, 6, 8, 4), shape(3, 5, 4, 10)
+    valid = conv(padding="VALID")
+    assert count_flops(valid, *shapes) == count_flops(valid, *shapes, padded_taps=False)

@@ -1,0 +1,179 @@
+"""What a compiled program costs: a walk through the TPU compiler's own schedule.
+
+XLA's cost analysis counts a loop's body once and gives negative seconds for some programs. The
+text of a compiled program says more: it is in the order in which instructions run, each with the
+cycles that the compiler expects. One walk counts everything, a loop's body times its trip count;
+copies and collectives in flight cost only what is waited for.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from imagen_video.profiling.hlo import Computation, Instruction, Program, trip_count
+from imagen_video.profiling.products import Convolution, convolution
+from imagen_video.profiling.slices import Chip
+
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one device does in one run of a program; a loop of unknown length counts once.
+
+    Attributes:
+      flops: of convolutions and dot products, 2 per multiply-add, without padding.
+      collective_bytes: sent, by kind of collective, each done as a ring.
+      seconds: from the first instruction to the last: the compiler's estimate for each, and the
+        waiting for copies and collectives, which take what the chip's nominal bandwidths say.
+      waiting: the part of `seconds` in which a collective is waited for.
+    """
+
+    flops: int
+    collective_bytes: Mapping[str, int]
+    seconds: float
+    waiting: float
+
+
+def program_cost(program: Program, chip: Chip) -> Cost:
+    """Walks a program that was compiled for `chip`."""
+    sent = Counter()
+    for times, where, instruction in all_instructions(program):
+        if collective := _collective(where, instruction):
+            sent[collective.kind] += times * collective.bytes_sent
+    flops = sum(times * c.flops for c, times in convolutions(program).items())
+    clock = _Clock(program, chip)
+    clock.run(program.entry)
+    return Cost(
+        flops=flops,
+        collective_bytes=dict(sent),
+        seconds=clock.now,
+        waiting=clock.waiting,
+    )
+
+
+def convolutions(program: Program) -> Counter[Convolution]:
+    """Counts how often each convolution or dot product runs."""
+    found = Counter()
+    for times, where, instruction in all_instructions(program):
+        if (product := convolution(where, instruction)) is not None:
+            found[product] += times
+    return found
+
+
+def all_instructions(program: Program) -> Iterator[tuple[int, Computation, Instruction]]:
+    """Yields how often an instruction runs, the computation it is in, and the instruction."""
+    stack = [(1, program.entry)]
+    while stack:
+        times, where = stack.pop()
+        for instruction in where.instructions.values():
+            yield times, where, instruction
+            if instruction.opcode == "while":
+                stack.append((times * _trips(program, instruction), _body(program, instruction)))
+            elif instruction.opcode in ("fusion", "call", "async-start"):
+                called = program.computations[instruction.attribute("calls|to_apply")]
+                stack.append((times, called))
+
+
+def _trips(program: Program, loop: Instruction) -> int:
+    return trip_count(program, loop) or 1
+
+
+def _body(program: Program, loop: Instruction) -> Computation:
+    return program.computations[loop.attribute("body")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Collective:
+    kind: str
+    bytes_sent: int
+
+
+def _collective(where: Computation, instruction: Instruction) -> _Collective | None:
+    """What a device sends in a ring of n: (n - 1) / n of the whole, twice that for a sum to all."""
+    kind = instruction.opcode.removesuffix("-start")
+    if kind not in _KINDS:
+        return None
+    size = sum(where.instructions[name].size for name in instruction.operands)
+    n = _group_size(instruction)
+    factor = {
+        "all-gather": n - 1,
+        "all-reduce": 2 * (n - 1) / n,
+        "reduce-scatter": (n - 1) / n,
+        "all-to-all": (n - 1) / n,
+        "collective-permute": 1,
+    }[kind]
+    return _Collective(kind=kind, bytes_sent=round(factor * size))
+
+
+def _group_size(instruction: Instruction) -> int:
+    """Devices that exchange, in each of the three forms that XLA prints."""
+    text = instruction.attributes
+    if match := re.search(r"replica_groups={{([\d,]*)}", text):
+        return match[1].count(",") + 1
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*{([^}]*)}", text):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", match[2]))
+    return 1
+
+
+class _Clock:
+    """A core that runs instructions in order, beside two engines that move data.
+
+    One engine moves between the main memory and the core's, one to other chips; each does one
+    thing after the other.
+    """
+
+    def __init__(self, program: Program, chip: Chip):
+        self._program, self._chip = program, chip
+        self.now = 0.0
+        self.waiting = 0.0
+        self._free = {"memory": 0.0, "network": 0.0}
+
+    def run(self, where: Computation) -> None:
+        """Runs a computation once, its loops as often as they say."""
+        ready: dict[str, float] = {}
+        for name, instruction in where.instructions.items():
+            opcode = instruction.opcode
+            if opcode == "while":
+                self._loop(instruction)
+            elif opcode == "call":
+                self.run(self._program.computations[instruction.attribute("to_apply")])
+            elif collective := _collective(where, instruction):
+                done = self._move("network", collective.bytes_sent / self._chip.ici_bytes)
+                if opcode.endswith("-start"):
+                    ready[name] = done
+                else:
+                    self._wait(done, network=True)
+            elif opcode in ("copy-start", "slice-start"):
+                ready[name] = self._move(
+                    "memory", instruction.arrays[0].size / self._chip.hbm_bytes
+                )
+            elif opcode.endswith("-done") and instruction.operands[0] in ready:
+                network = opcode.removesuffix("-done") in _KINDS
+                self._wait(ready[instruction.operands[0]], network=network)
+            elif cycles := _CYCLES.search(instruction.attributes):
+                self.now += int(cycles[1]) / self._chip.clock_hz
+
+    def _loop(self, loop: Instruction) -> None:
+        """Every turn takes as long as the first."""
+        trips, start, waited = _trips(self._program, loop), self.now, self.waiting
+        self.run(_body(self._program, loop))
+        self.now = start + trips * (self.now - start)
+        self.waiting = waited + trips * (self.waiting - waited)
+        self._free = {engine: min(free, self.now) for engine, free in self._free.items()}
+
+    def _move(self, engine: str, seconds: float) -> float:
+        """Returns when the data will be there."""
+        self._free[engine] = max(self.now, self._free[engine]) + seconds
+        return self._free[engine]
+
+    def _wait(self, until: float, *, network: bool) -> None:
+        if until > self.now:
+            self.waiting += (until - self.now) if network else 0.0
+            self.now = until
