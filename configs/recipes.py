@@ -1,15 +1,34 @@
 """Slices and what suits them: fields of a stage's full-size config, by stage, program and slice.
 
-    imagen-video train --config configs/stages/base.py --slice v5p:4x4x4 ...
+    imagen-video train --config configs/stages/ssr3.py --slice v5e:16x16 ...
 
-A recipe is fields by dotted path; flags of the command line win over it. A slice that no recipe
-names is run with the config as it is: rows and parameters cut over all chips. There are none yet:
-they are to be found with the TPU compiler, not guessed.
+A recipe is fields by dotted path; flags of the command line win over it. `clips` is how many clips
+`imagen-video compile` samples at a time. A slice that no recipe names is run with the config as it
+is: rows and parameters cut over all chips. Every recipe here was compiled for its slice and fits
+(`bash launch/compile_all.sh DIR`); none has run on one.
 """
 
-RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
+# A clip's frames over all chips, parameters whole on each.
+FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
+
+RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
+    "ssr2": {"sample": {"v5e:4x4": FRAMES}},
+    "tsr2": {"sample": {"v5e:4x4": FRAMES}},
+    "tsr3": {"sample": {"v5e:4x4": FRAMES}},
+    "ssr3": {"sample": {"v5e:4x4": FRAMES}},
+}
 
 
 def get_recipe(stage: str, program: str, slice_name: str) -> dict[str, object]:
     """Returns the recipe of a stage's "train" or "sample" program on a slice; empty for none."""
     return dict(RECIPES.get(stage, {}).get(program, {}).get(slice_name, {}))
+
+
+def all_recipes() -> list[tuple[str, str, str]]:
+    """Returns stage, program and slice of every recipe."""
+    return [
+        (stage, program, where)
+        for stage, programs in RECIPES.items()
+        for program, slices in programs.items()
+        for where in slices
+    ]

@@ -11,6 +11,7 @@ import inspect
 import os
 import pathlib
 import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -166,10 +167,7 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
     config, name = flag_values.config, flag_values.slice
     if name is None:
         return config
-    spec = importlib.util.spec_from_file_location("recipes", resolve("configs/recipes.py"))
-    recipes = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipes)
-    recipe = recipes.get_recipe(config.stage.name, program, name)
+    recipe = load_recipes().get_recipe(config.stage.name, program, name)
     if not recipe:
         logging.warning("no recipe for %s, %s on %s", config.stage.name, program, name)
     overrides = config_flags.get_override_values(flag_values[CONFIG])
@@ -184,6 +182,14 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
                     f"recipe {name}: {path}: {value!r} does not fit: {error}"
                 ) from error
     return config
+
+
+def load_recipes() -> types.ModuleType:
+    """Returns `configs/recipes.py` as a module."""
+    spec = importlib.util.spec_from_file_location("recipes", resolve("configs/recipes.py"))
+    recipes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipes)
+    return recipes
 
 
 def _installed_configs() -> list[pathlib.Path]:

@@ -1,9 +1,11 @@
-"""Compiles a stage's program for a TPU slice with the real compiler; no TPU is needed.
+"""Compiles a program for a TPU slice with the real compiler; no TPU is needed.
 
-Exit code 1 if the program does not fit into the chips' memory.
+Says whether it fits the chips' memory, what it computes and sends, and how long the compiler
+expects it to take. Exit code 1 if it does not fit.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -17,18 +19,36 @@ _CHILD = "IMAGEN_VIDEO_COMPILE_CHILD"
 
 
 def define(flag_values: CommandFlags) -> None:
-    """Defines --config, --slice, --program, --clips and --json."""
+    """Defines --config, --slice, --program, --clips, --ceiling, --hlo and --json."""
     fv = {"flag_values": flag_values}
     define_config(flag_values, required=True, help="The stage: configs/stages/NAME.py[:SIZE].")
     flags.DEFINE_string("slice", None, "Such as v5p:4x4x4 or v5e:2x4.", required=True, **fv)
-    flags.DEFINE_enum("program", None, ["train", "sample"], "Which.", required=True, **fv)
-    flags.DEFINE_integer("clips", 1, "Clips sampled at a time.", lower_bound=1, **fv)
+    flags.DEFINE_enum(
+        "program",
+        None,
+        ["train", "sample", "encode"],
+        "A training step, one guided evaluation and sampler step, or T5-XXL on the captions.",
+        required=True,
+        **fv,
+    )
+    flags.DEFINE_integer(
+        "clips", 1, "Clips sampled, or captions encoded, at a time.", lower_bound=1, **fv
+    )
+    flags.DEFINE_bool(
+        "ceiling",
+        False,
+        "Compile every convolution alone, too: the share of peak if all else took no time.",
+        **fv,
+    )
+    flags.DEFINE_string("hlo", None, "File for the compiled program's text.", **fv)
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.", **fv)
 
 
 def run(flag_values: CommandFlags) -> int:
     """Prints what the compiler says."""
-    from imagen_video.profiling import aot, programs
+    from imagen_video.profiling import aot
+    from imagen_video.profiling.programs import make_program
+    from imagen_video.profiling.report_table import report_lines
     from imagen_video.profiling.slices import Slice
     from imagen_video.training.stage_run import StageRun
 
@@ -38,26 +58,16 @@ def run(flag_values: CommandFlags) -> int:
         return subprocess.run(command, env=aot.environment() | {_CHILD: "1"}).returncode
 
     where = Slice.parse(flag_values.slice)
-    config = with_recipe(flag_values, program=flag_values.program)
-    stage_run = to_record(StageRun, config)
+    stage_run = to_record(StageRun, with_recipe(flag_values, program=flag_values.program))
     layout = aot.slice_layout(where, stage_run.sharding)
-    if flag_values.program == "train":
-        lower = lambda: programs.lower_training(stage_run, layout)  # noqa: E731
-    else:
-        lower = lambda: programs.lower_sampling(  # noqa: E731
-            stage_run.stage, layout, clips=flag_values.clips
-        )
-    report = aot.compile_program(lower, where)
+    program = make_program(flag_values.program, stage_run, layout, clips=flag_values.clips)
+    report = aot.compile_program(
+        program, layout, where, ceiling=flag_values.ceiling, text_file=flag_values.hlo
+    )
     found = {"stage": stage_run.stage.name, "program": flag_values.program, "slice": str(where)}
+    train = flag_values.program == "train"
+    found["rows"] = stage_run.train.batch_size if train else flag_values.clips
+    found |= {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     found |= dataclasses.asdict(report)
-    print(json.dumps(found, indent=2) if flag_values.json else _table(found))
+    print(json.dumps(found, indent=2) if flag_values.json else report_lines(found))
     return 0 if report.fits else 1
-
-
-def _table(found: dict) -> str:
-    verdict = "fits" if found["fits"] else "does not fit"
-    lines = [f"{found['stage']} {found['program']} on {found['slice']}: {verdict}"]
-    for name in ("hbm_gib", "arguments_gib", "temporaries_gib", "compile_seconds"):
-        if found[name] is not None:
-            lines.append(f"  {name.replace('_', ' '):<16} {found[name]:>9.3f}")
-    return "\n".join(lines)

@@ -19,7 +19,7 @@ from imagen_video.cli import help_page
 
 NAMES = (
     *("sample", "upsample", "train", "distill", "evaluate", "embed-text", "prepare-data"),
-    *("export", "describe", "compile", "benchmark"),
+    *("export", "describe", "compile", "recipes", "benchmark"),
 )
 MODULES = {name: f"imagen_video.cli.{name.replace('-', '_')}" for name in NAMES}
 

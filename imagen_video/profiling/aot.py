@@ -2,12 +2,18 @@
 
 import dataclasses
 import os
+import pathlib
 import re
+import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 
+from imagen_video.profiling.ceiling import alone_seconds
+from imagen_video.profiling.hlo import parse_program
+from imagen_video.profiling.programs import DeviceProgram
+from imagen_video.profiling.schedule import convolutions, program_cost
 from imagen_video.profiling.slices import Slice
 from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
 
@@ -20,25 +26,58 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 GIB = 2**30
+_UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompiledProgram:
-    """What the compiler says of a program, for each chip.
+class Report:
+    """What the compiler says of a program; all but `model_tflops` for each chip.
 
     Attributes:
       fits: whether the program fits into the chip's memory.
       hbm_gib: of the chip.
-      arguments_gib: parameters, state and inputs; None where the compiler gave up.
-      temporaries_gib: all else that is alive at the peak; None where the compiler does not say.
       compile_seconds: on this machine.
+      host_gib: most memory this process has had.
+      model_tflops: that the model asks for, all chips together, without recomputation or padding.
+      missing_gib: memory that the program wants beyond the chip's; None if it fits.
+      compiled: None where the program does not fit.
     """
 
     fits: bool
     hbm_gib: float
-    arguments_gib: float | None
-    temporaries_gib: float | None
     compile_seconds: float
+    host_gib: float
+    model_tflops: float
+    missing_gib: float | None = None
+    compiled: "CompiledProgram | None" = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledProgram:
+    """A program that fits: its memory, work and time on each chip.
+
+    Attributes:
+      arguments_gib: parameters, state and inputs.
+      temporaries_gib: all else that is alive at the peak.
+      tflops: convolutions and dot products, recomputed ones too, without padding.
+      repeated: `tflops` of all chips over the model's.
+      collective_gib: sent, by kind of collective.
+      seconds: the compiler's estimate, its loops run as often as they say.
+      waiting_seconds: the part of them in which a collective is waited for.
+      share_of_peak: model FLOPs over what the chips could do in these seconds, in bfloat16.
+      ceiling: the same, if only convolutions and dot products took time, each as when compiled
+        alone; None if not asked for.
+    """
+
+    arguments_gib: float
+    temporaries_gib: float
+    tflops: float
+    repeated: float
+    collective_gib: Mapping[str, float]
+    seconds: float
+    waiting_seconds: float
+    share_of_peak: float
+    ceiling: float | None
 
 
 def slice_layout(where: Slice, config: ShardingConfig) -> Layout:
@@ -49,8 +88,10 @@ def slice_layout(where: Slice, config: ShardingConfig) -> Layout:
     """
     from jax.experimental import topologies
 
+    # A v4 chip is two cores, which programs see as one.
+    options = {"chip_config_name": "megacore"} if where.generation == "v4" else {}
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=str(where))
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=str(where), **options)
     except Exception as error:  # libtpu's own errors have no common type.
         raise ValueError(
             f"slice: {where}: the TPU compiler (pip install libtpu) says {error}"
@@ -58,22 +99,43 @@ def slice_layout(where: Slice, config: ShardingConfig) -> Layout:
     return make_layout(config, topology.devices)
 
 
-def compile_program(lower: Callable[[], jax.stages.Lowered], where: Slice) -> CompiledProgram:
-    """Compiles, and returns what became of it."""
+def compile_program(
+    program: DeviceProgram,
+    layout: Layout,
+    where: Slice,
+    *,
+    ceiling: bool = True,
+    text_file: str | None = None,
+) -> Report:
+    """Compiles for the slice, and returns what became of it.
+
+    Args:
+      program: of all devices of `layout`.
+      layout: of the slice.
+      where: the slice.
+      ceiling: whether to compile every convolution alone, too.
+      text_file: where to leave the compiled program as text.
+    """
     started = time.perf_counter()
-    lowered = lower()
+    chip, chips = where.chip, layout.mesh.size
+    failure = compiled = None
     try:
-        compiled = lowered.compile()
+        compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return CompiledProgram(
-            fits=False,
-            hbm_gib=where.chip.hbm_gib,
-            arguments_gib=None,
-            temporaries_gib=_temporaries(str(error)),
-            compile_seconds=time.perf_counter() - started,
-        )
+        failure = str(error)
+    report = Report(
+        fits=failure is None,
+        hbm_gib=chip.hbm_gib,
+        compile_seconds=time.perf_counter() - started,
+        host_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+        model_tflops=program.model_flops / 1e12,
+        missing_gib=None if failure is None else _missing(failure),
+    )
+    if compiled is None:
+        return report
+
     memory = compiled.memory_analysis()
     arguments = (
         memory.argument_size_in_bytes
@@ -82,12 +144,29 @@ def compile_program(lower: Callable[[], jax.stages.Lowered], where: Slice) -> Co
         + memory.generated_code_size_in_bytes
     ) / GIB
     temporaries = memory.temp_size_in_bytes / GIB
-    return CompiledProgram(
-        fits=arguments + temporaries <= where.chip.hbm_gib,
-        hbm_gib=where.chip.hbm_gib,
-        arguments_gib=arguments,
-        temporaries_gib=temporaries,
-        compile_seconds=time.perf_counter() - started,
+    text = compiled.as_text()
+    if text_file is not None:
+        pathlib.Path(text_file).write_text(text)
+    read = parse_program(text)
+    cost = program_cost(read, chip)
+    peak_seconds = program.model_flops / (chips * chip.flops)
+    alone = None
+    if ceiling:
+        alone = alone_seconds(convolutions(read), layout.mesh.devices.flat[0], chip)
+    return dataclasses.replace(
+        report,
+        fits=arguments + temporaries <= chip.hbm_gib,
+        compiled=CompiledProgram(
+            arguments_gib=arguments,
+            temporaries_gib=temporaries,
+            tflops=cost.flops / 1e12,
+            repeated=cost.flops * chips / program.model_flops,
+            collective_gib={kind: sent / GIB for kind, sent in cost.collective_bytes.items()},
+            seconds=cost.seconds,
+            waiting_seconds=cost.waiting,
+            share_of_peak=peak_seconds / cost.seconds,
+            ceiling=None if alone is None else peak_seconds / alone,
+        ),
     )
 
 
@@ -96,9 +175,9 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**base, **ENVIRONMENT}
 
 
-def _temporaries(message: str) -> float | None:
-    """GiB from "... required for HLO temporaries (24.92G) exceeds available HBM (15.75G)"."""
-    match = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\)", message)
+def _missing(message: str) -> float | None:
+    """GiB from "... HLO temporaries (24.92G) exceeds available HBM (15.75G)"."""
+    match = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
     if not match:
         return None
-    return float(match[1]) * {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}[match[2]]
+    return float(match[1]) * _UNITS[match[2]] - float(match[3]) * _UNITS[match[4]]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import traverse_util
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from imagen_video.sharding.axes import BUCKETS, EMBED, HEADS, MLP, VOCAB
@@ -273,9 +274,24 @@ def param_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return dict(_param_shapes(config))
 
 
+def param_axes(config: T5Config) -> dict:
+    """Returns the logical axis names of every parameter, a tree like that of `abstract_params`."""
+    specs = nn.get_partition_spec(_abstract_boxed(config))
+    return jax.tree.map(tuple, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+
+
+def abstract_params(config: T5Config) -> dict:
+    """Returns the shape of every parameter, float32, a tree as a T5X checkpoint has it."""
+    return nn.meta.unbox(_abstract_boxed(config))
+
+
 @functools.cache
 def _param_shapes(config: T5Config) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    init = functools.partial(T5Encoder(config).init, jax.random.key(0))
-    variables = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), jnp.int32))
-    flat = traverse_util.flatten_dict(nn.meta.unbox(variables["params"]), sep="/")
+    flat = traverse_util.flatten_dict(abstract_params(config), sep="/")
     return tuple((path, leaf.shape) for path, leaf in flat.items())
+
+
+def _abstract_boxed(config: T5Config) -> dict:
+    """Shapes of the parameters in boxes that carry their logical axis names."""
+    init = functools.partial(T5Encoder(config).init, jax.random.key(0))
+    return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 2), jnp.int32))["params"]

@@ -1,0 +1,52 @@
+"""Reports of `imagen-video compile` for people: one as lines, several as a Markdown table."""
+
+import json
+import pathlib
+
+
+def report_lines(report: dict) -> str:
+    """Returns a report as lines of names and numbers."""
+    verdict = "fits" if report["fits"] else "does not fit"
+    lines = [f"{report['stage']} {report['program']} on {report['slice']}: {verdict}"]
+    for name, value in (report | (report["compiled"] or {})).items():
+        if isinstance(value, float):
+            lines.append(f"  {name.replace('_', ' '):<18} {value:>10.4g}")
+        elif name == "collective_gib":
+            lines += [f"  {kind:<18} {gib:>10.4g} GiB" for kind, gib in value.items()]
+    return "\n".join(lines)
+
+
+def report_table(folder: str | pathlib.Path) -> str:
+    """Returns the table of all `*.json` reports in `folder`, in the order of their names.
+
+    Raises:
+      ValueError: there are none.
+    """
+    files = sorted(pathlib.Path(folder).glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder}: no *.json reports of imagen-video compile")
+    reports = [json.loads(file.read_text()) for file in files]
+    versions = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports})
+    head = (
+        "| stage | program | slice | rows | GiB of a chip's | seconds | share of peak | ceiling |",
+        "|---|---|---|---|---|---|---|---|",
+    )
+    foot = f"Compiler's estimates, not measured on a TPU: {'; '.join(versions)}."
+    return "\n".join([*head, *map(_row, reports), "", foot])
+
+
+def _row(report: dict) -> str:
+    names = [report["stage"], report["program"], report["slice"], str(report["rows"])]
+    compiled = report["compiled"]
+    if compiled is None:
+        cells = [f"does not fit, {report['missing_gib']:.1f} too many", "", "", ""]
+    else:
+        memory = compiled["arguments_gib"] + compiled["temporaries_gib"]
+        ceiling = compiled["ceiling"]
+        cells = [
+            f"{memory:.1f} of {report['hbm_gib']:.0f}",
+            f"{compiled['seconds']:.3g}",
+            f"{compiled['share_of_peak']:.0%}",
+            "" if ceiling is None else f"{ceiling:.0%}",
+        ]
+    return f"| {' | '.join([*names, *cells])} |"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Compiles every recipe of configs/recipes.py for its TPU slice, without a TPU, and prints the table
+# of what the compiler says. Minutes each; what DIR has already is kept, so it can be stopped.
+#
+#   bash launch/compile_all.sh DIR [FLAGS of imagen-video compile]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+if [[ $# -eq 0 || $1 == -* ]]; then
+  echo "usage: bash launch/compile_all.sh DIR [FLAGS of imagen-video compile]" >&2
+  exit 2
+fi
+reports="$1"
+shift
+
+install_into_venv "[test]"
+mkdir -p "$reports"
+"$VENV/bin/imagen-video" recipes | while read -r stage program slice; do
+  report="$reports/$stage-$program-${slice//:/-}.json"
+  [[ -s $report ]] && continue
+  echo "== $stage $program on $slice" >&2
+  code=0
+  "$VENV/bin/imagen-video" compile --config "configs/stages/$stage.py" --program "$program" \
+    --slice "$slice" --json "$@" > "$report.part" < /dev/null || code=$?
+  # 1: it does not fit, which is a result.
+  if ((code > 1)); then
+    exit "$code"
+  fi
+  mv "$report.part" "$report"
+done
+"$VENV/bin/imagen-video" recipes --reports "$reports"

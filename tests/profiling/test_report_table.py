@@ -1,0 +1,42 @@
+"""Reports of the compiler as a table."""
+
+import json
+
+import pytest
+
+from imagen_video.profiling.report_table import report_table
+
+REPORT = {
+    "stage": "ssr3",
+    "program": "sample",
+    "slice": "v5e:4x4",
+    "rows": 1,
+    "jax": "0.10.2",
+    "libtpu": "0.0.42",
+    "fits": True,
+    "hbm_gib": 16.0,
+    "missing_gib": None,
+    "compiled": {
+        "arguments_gib": 0.9,
+        "temporaries_gib": 11.36,
+        "seconds": 1.69995,
+        "share_of_peak": 0.285,
+        "ceiling": 0.4,
+    },
+}
+
+
+def test_each_report_is_a_row_and_the_versions_are_named(tmp_path):
+    large = REPORT | {"slice": "v5e:2x2", "fits": False, "missing_gib": 3.25, "compiled": None}
+    (tmp_path / "b.json").write_text(json.dumps(REPORT))
+    (tmp_path / "a.json").write_text(json.dumps(large))
+    lines = report_table(tmp_path).splitlines()
+    assert lines[2] == "| ssr3 | sample | v5e:2x2 | 1 | does not fit, 3.2 too many |  |  |  |"
+    assert lines[3] == "| ssr3 | sample | v5e:4x4 | 1 | 12.3 of 16 | 1.7 | 28% | 40% |"
+    assert {line.count("|") for line in lines[:4]} == {9}
+    assert lines[-1].endswith("jax 0.10.2, libtpu 0.0.42.")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no \*.json reports"):
+        report_table(tmp_path)

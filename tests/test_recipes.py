@@ -1,0 +1,59 @@
+"""Recipes for TPU slices name real fields of real stages and fit their slices."""
+
+import math
+
+import pytest
+
+from imagen_video.cli import compile as compile_command
+from imagen_video.cli.main import main
+from imagen_video.config import CommandFlags, load_recipes, to_record, with_recipe
+from imagen_video.profiling.slices import Slice
+from imagen_video.training.stage_run import StageRun
+
+RECIPES = load_recipes().all_recipes()
+
+
+def flags_of(*arguments):
+    flag_values = CommandFlags(["compile", *arguments])
+    compile_command.define(flag_values)
+    flag_values(flag_values.argv)
+    return flag_values
+
+
+@pytest.mark.parametrize("stage, program, where", RECIPES)
+def test_a_recipe_fits_its_slice_and_its_stage(stage, program, where):
+    flag_values = flags_of(
+        f"--config=configs/stages/{stage}.py", f"--program={program}", f"--slice={where}"
+    )
+    plain = to_record(StageRun, flag_values.config)
+    run = to_record(StageRun, with_recipe(flag_values, program=program))
+    assert run != plain
+    mesh = run.sharding.mesh.fit(math.prod(Slice.parse(where).shape))
+    if program == "train":
+        rows = mesh.data * mesh.fsdp * run.train.microbatches
+        assert run.train.batch_size % rows == 0
+    if run.sharding.context == "frames":
+        assert run.stage.output.frames % mesh.context == 0
+
+
+def test_the_command_line_wins_over_a_recipe():
+    flag_values = flags_of(
+        "--config=configs/stages/ssr3.py",
+        "--program=sample",
+        "--slice=v5e:4x4",
+        "--config.sharding.mesh.context=4",
+    )
+    mesh = with_recipe(flag_values, program="sample").sharding.mesh
+    assert (mesh.fsdp, mesh.context) == (1, 4)
+
+
+def test_the_command_lists_them(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [tuple(line.split()) for line in lines] == RECIPES
+    assert len(set(lines)) == len(lines) > 0
+
+
+def test_a_table_of_nothing_is_a_mistake(tmp_path, capsys):
+    assert main(["recipes", "--reports", str(tmp_path)]) == 2
+    assert "json reports" in capsys.readouterr().err
