@@ -2,20 +2,25 @@
 
     imagen-video train --config configs/stages/ssr3.py --slice v5e:16x16 ...
 
-A recipe is fields by dotted path; flags of the command line win over it. `clips` is how many clips
-`imagen-video compile` samples at a time. A slice that no recipe names is run with the config as it
-is: rows and parameters cut over all chips. Every recipe here was compiled for its slice and fits
-(`bash launch/compile_all.sh DIR`); none has run on one.
+A recipe is fields by dotted path; flags of the command line win over it. A slice that no recipe
+names is run with the config as it is: rows and parameters cut over all chips. Every recipe here was
+compiled for its slice and fits (`bash launch/compile_all.sh DIR`); none has run on one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
 FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
+    "tsr1": {"sample": {"v5e:2x2": FRAMES}},
+    "ssr1": {"sample": {"v5e:2x4": FRAMES}},
     "ssr2": {"sample": {"v5e:4x4": FRAMES}},
     "tsr2": {"sample": {"v5e:4x4": FRAMES}},
     "tsr3": {"sample": {"v5e:4x4": FRAMES}},
-    "ssr3": {"sample": {"v5e:4x4": FRAMES}},
+    "ssr3": {
+        "sample": {"v5e:4x4": FRAMES},
+        # Two rows of 16 frames of 256x256 on a chip at a time.
+        "train": {"v5e:16x16": {"train.microbatches": 4}},
+    },
 }
 
 

@@ -143,7 +143,13 @@ def compare(kind, mesh, context):
         "devices": len(out.sharding.device_set),
         "collectives": {
             name: len(re.findall(rf" {name}(?:-start)?\(", hlo))
-            for name in ("all-gather", "all-reduce", "collective-permute", "all-to-all")
+            for name in (
+                "all-gather",
+                "all-reduce",
+                "reduce-scatter",
+                "collective-permute",
+                "all-to-all",
+            )
         },
         "largest_all_gather": max(
             [

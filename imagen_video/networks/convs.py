@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 from imagen_video.networks.kernel_gradient import conv
 from imagen_video.sharding import axes
 from imagen_video.sharding.halo import with_halo
-from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.layout import Layout, gather_fsdp
 
+KERNEL_AXES = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
 
@@ -31,9 +32,8 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
         """Returns kernel and bias, float32."""
-        names = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
-        init = nn.with_logical_partitioning(_ZEROS if self.zero_init else _LECUN, names)
-        bias_init = nn.with_logical_partitioning(_ZEROS, names[-1:])
+        init = nn.with_logical_partitioning(_ZEROS if self.zero_init else _LECUN, KERNEL_AXES)
+        bias_init = nn.with_logical_partitioning(_ZEROS, KERNEL_AXES[-1:])
         kernel = self.param("kernel", init, self.shape)
         return kernel, self.param("bias", bias_init, self.shape[-1:])
 
@@ -135,9 +135,13 @@ def _on_blocks(
         return convolve(h, kernel, padding)
     *cuts, _ = layout.spec(axes.CLIP, h.shape)
     *_, features = layout.spec((*axes.CLIP[:-1], axes.OUT), (*h.shape[:-1], kernel.shape[-1]))
+    # A small kernel lies whole on every device, but its features are computed where they belong.
+    *rest, last = (*layout.param_spec(KERNEL_AXES, kernel.shape), *(None,) * kernel.ndim)[:4]
+    kernel_spec = PartitionSpec(*rest, features or last)
     mesh_axis, (before, after) = cuts[axis], padding
 
     def block(h: Array, kernel: Array) -> Array:
+        kernel = gather_fsdp(kernel, kernel_spec)
         if mesh_axis is None:
             return convolve(h, kernel, padding)
         h = with_halo(h, axis=axis, before=before, after=after, mesh_axis=mesh_axis)
@@ -146,7 +150,7 @@ def _on_blocks(
     return jax.shard_map(
         block,
         mesh=layout.mesh,
-        in_specs=(PartitionSpec(*cuts, None), PartitionSpec(None, None, None, features)),
+        in_specs=(PartitionSpec(*cuts, None), kernel_spec),
         out_specs=PartitionSpec(*cuts, features),
         check_vma=False,
     )(h, kernel)

@@ -28,7 +28,7 @@ RULES = {
     axes.MLP: (TENSOR,),
 }
 # Parameters below this many elements are not worth cutting (our choice).
-SMALL = 2**14
+SMALL = 2**13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,15 +128,34 @@ class Layout:
         """
 
         def of_leaf(leaf_names: Names, leaf: Any) -> NamedSharding:
-            spec = _with_fsdp(self, tuple(leaf_names), tuple(leaf.shape))
-            return NamedSharding(self.mesh, spec)
+            return NamedSharding(self.mesh, self.param_spec(leaf_names, leaf.shape))
 
         return jax.tree.map(of_leaf, names, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+    def param_spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+        """Returns which mesh axes cut each dimension of a parameter, as `params` lays it out."""
+        return _with_fsdp(self, tuple(names), tuple(shape))
 
     def _axes_of(self, name: str | None) -> tuple[str, ...]:
         if name == (axes.FRAMES if self.context == "frames" else axes.HEIGHT):
             return (CONTEXT,)
         return RULES.get(name, ())
+
+
+def gather_fsdp(kernel: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """Joins the parts of a parameter that lie along the fsdp axis; for use inside `jax.shard_map`.
+
+    The gradient of a gather is summed and cut in one go (reduce-scatter). Left to the compiler, it
+    is summed whole on every device and cut afterwards, twice the bytes.
+
+    Args:
+      kernel: the part that this device holds.
+      spec: how the whole is cut.
+    """
+    for dimension, entry in enumerate(spec):
+        if FSDP in _as_tuple(entry):
+            kernel = jax.lax.all_gather(kernel, FSDP, axis=dimension, tiled=True)
+    return kernel
 
 
 def constrain(layout: Layout | None, x: jax.Array, names: Sequence[str | None]) -> jax.Array:
