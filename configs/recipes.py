@@ -13,7 +13,8 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "tsr1": {"sample": {"v5e:2x2": FRAMES}},
     "ssr1": {"sample": {"v5e:2x4": FRAMES}},
-    "ssr2": {"sample": {"v5e:4x4": FRAMES}},
+    # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak.
+    "ssr2": {"sample": {"v5e:2x4": FRAMES}},
     "tsr2": {"sample": {"v5e:4x4": FRAMES}},
     "tsr3": {"sample": {"v5e:4x4": FRAMES}},
     "ssr3": {

@@ -17,6 +17,7 @@ from imagen_video.profiling.products import Convolution, convolution
 from imagen_video.profiling.slices import Chip
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -40,9 +41,14 @@ class Cost:
 
 def program_cost(program: Program, chip: Chip) -> Cost:
     """Walks a program that was compiled for `chip`."""
-    sent = Counter()
+    sent, chains = Counter(), set()
     for times, where, instruction in all_instructions(program):
         if collective := _collective(where, instruction):
+            # One that is spread over several fusions appears in each of them, as a link of a chain.
+            chain = _CHAIN.search(instruction.attributes)
+            if chain and chain[1] in chains:
+                continue
+            chains.update(chain.groups() if chain else ())
             sent[collective.kind] += times * collective.bytes_sent
     flops = sum(times * c.flops for c, times in convolutions(program).items())
     clock = _Clock(program, chip)

@@ -78,6 +78,25 @@ def test_bytes_of_a_ring(kind, sent, groups):
     assert found.seconds == found.waiting == pytest.approx(sent / 1e5)
 
 
+def test_a_collective_spread_over_fusions_is_sent_once():
+    link = """%link{0} (x: f32[250]) -> f32[500] {{
+  %x = f32[250]{{0}} parameter(0)
+  ROOT %g = f32[500]{{0}} all-gather(%x), replica_groups={{{{0,1}}}}, frontend_attributes={{chain_id="{1}"}}
+}}"""  # noqa: E501
+    found = cost(
+        f"""
+  %p = f32[250]{{0}} parameter(0)
+  %a = f32[500]{{0}} fusion(%p), calls=%link1, {cycles(100)}
+  %b = f32[500]{{0}} fusion(%p), calls=%link2, {cycles(100)}
+  ROOT %c = f32[500]{{0}} fusion(%p), calls=%link3, {cycles(100)}""",
+        link.format(1, 7),
+        link.format(2, 7),
+        link.format(3, 8),
+    )
+    assert found.collective_bytes == {"all-gather": 2000}
+    assert found.seconds == pytest.approx(3e-4)
+
+
 BODY = """%cond (c: (s32[], f32[250])) -> pred[] {
   %c = (s32[], f32[250]{0}) parameter(0)
   %n = s32[] constant(TRIPS)
