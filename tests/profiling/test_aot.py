@@ -59,6 +59,7 @@ def test_a_base_stage_is_sampled_by_a_slice_that_cuts_its_parameters():
     assert 1.7 < compiled["collective_gib"]["all-gather"] * 2**30 / (3 * 1e6) < 4.5
 
 
+@pytest.mark.slow
 def test_a_scanned_stage_costs_what_the_unrolled_one_does():
     def cost(scan):
         code, found, errors = compile_stage(
