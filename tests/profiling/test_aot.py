@@ -115,6 +115,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2():
         assert "imagen-video: " in errors.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_too_many_clips_do_not_fit():
     stage = ("--config=configs/stages/ssr1.py:tiny", "--slice=v5e:2x2", "--program=sample")
     code, found, errors = compile_stage(*stage, "--clips=20000")

@@ -22,6 +22,7 @@ def bits(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch):
     undisturbed = train_stage(RUN, text=text_model(), workdir=str(tmp_path / "undisturbed"))
     assert int(undisturbed.step) == 4 and int(undisturbed.skipped) == 0
