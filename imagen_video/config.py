@@ -159,7 +159,7 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
 
     Args:
       flag_values: parsed, with --config and --slice.
-      program: "train" or "sample".
+      program: "train" or "sample"; there are no recipes for others.
 
     Raises:
       ValueError: a recipe names no field of the config, or one of another type.

@@ -4,12 +4,14 @@
 #
 #   bash launch/compile_all.sh DIR [FLAGS of imagen-video compile]
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
 
-if [[ $# -eq 0 || $1 == -* ]]; then
-  echo "usage: bash launch/compile_all.sh DIR [FLAGS of imagen-video compile]" >&2
-  exit 2
-fi
+case "${1:-}" in
+  --help | -h) print_help && exit ;;
+  "" | -*) mistake "the first argument must be a folder for the reports" ;;
+esac
 reports="$1"
 shift
 

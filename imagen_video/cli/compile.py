@@ -48,7 +48,7 @@ def run(flag_values: CommandFlags) -> int:
     """Prints what the compiler says."""
     from imagen_video.profiling import aot
     from imagen_video.profiling.programs import make_program
-    from imagen_video.profiling.report_table import report_lines
+    from imagen_video.profiling.reports import report_lines
     from imagen_video.profiling.slices import Slice
     from imagen_video.training.stage_run import StageRun
 

@@ -17,7 +17,7 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Prints a line a recipe: stage, program, slice; or the table."""
-    from imagen_video.profiling.report_table import report_table
+    from imagen_video.profiling.reports import report_table
 
     if flag_values.reports is not None:
         print(report_table(flag_values.reports))

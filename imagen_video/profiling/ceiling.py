@@ -32,8 +32,7 @@ def _seconds(product: Convolution, device: jax.Device, chip: Chip) -> float:
         spatial = [labels[str(d)] for d in range(len(labels) - 2)]
         return (labels[batch], labels[feature], *spatial)
 
-    reversal = product.integers("rhs_reversal") if "rhs_reversal" in dict(product.window) else ()
-    flipped = [rhs_labels[str(d)] for d, reverse in enumerate(reversal) if reverse]
+    flipped = [rhs_labels[str(d)] for d, backwards in enumerate(product.reversal) if backwards]
 
     # XLA has convolutions of mixed types, JAX has not; the conversions are fused.
     output_dtype = _DTYPES[product.output.dtype]
@@ -43,10 +42,10 @@ def _seconds(product: Convolution, device: jax.Device, chip: Chip) -> float:
         output = jax.lax.conv_general_dilated(
             lhs.astype(dtype),
             jax.lax.rev(rhs.astype(dtype), flipped),
-            window_strides=product.integers("stride"),
+            window_strides=product.stride,
             padding=product.padding,
-            lhs_dilation=product.integers("lhs_dilate"),
-            rhs_dilation=product.integers("rhs_dilate"),
+            lhs_dilation=product.lhs_dilation,
+            rhs_dilation=product.rhs_dilation,
             dimension_numbers=jax.lax.ConvDimensionNumbers(
                 lhs_spec=spec(lhs_labels, "b", "f"),
                 rhs_spec=spec(rhs_labels, "o", "i"),

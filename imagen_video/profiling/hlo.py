@@ -9,7 +9,7 @@ import math
 import re
 
 _BYTES = {"pred": 1, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{[^{}]*\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = ")
 
@@ -21,12 +21,10 @@ class ArrayType:
     Attributes:
       dtype: XLA's name of it, such as "bf16".
       shape: on one device.
-      in_hbm: whether it lies in the main memory, not in one on the chip's core.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    in_hbm: bool
 
     @property
     def size(self) -> int:
@@ -146,8 +144,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 def _array(match: re.Match) -> ArrayType:
     dims = tuple(int(d) for d in match[2].split(",") if d)
-    # S(n) is a memory space; 0, unwritten, is the main memory.
-    return ArrayType(dtype=match[1], shape=dims, in_hbm="S(" not in (match[3] or ""))
+    return ArrayType(dtype=match[1], shape=dims)
 
 
 def _operand(item: str) -> str:

@@ -19,9 +19,12 @@ class Convolution:
       lhs: input.
       rhs: kernel.
       output: result.
-      window: one entry for each window axis, by name as XLA prints it: size, stride, pad,
-        lhs_dilate, rhs_dilate, rhs_reversal. Missing ones have their defaults.
-      dim_labels: such as "b01f_01io->b01f".
+      dim_labels: such as "b01f_01io->b01f"; digits number the window's axes.
+      stride: of the window, along each of its axes.
+      padding: zeros before and after, negative where the input is cropped.
+      lhs_dilation: distance of neighbouring inputs; between them are holes.
+      rhs_dilation: distance of neighbouring kernel elements.
+      reversal: whether the kernel is read backwards.
       feature_groups: of the input's features.
       batch_groups: of the input's batch.
     """
@@ -29,8 +32,12 @@ class Convolution:
     lhs: ArrayType
     rhs: ArrayType
     output: ArrayType
-    window: tuple[tuple[str, tuple[str, ...]], ...]
     dim_labels: str
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    reversal: tuple[bool, ...]
     feature_groups: int
     batch_groups: int
 
@@ -51,28 +58,15 @@ class Convolution:
                 size=self.lhs.shape[lhs[str(d)]],
                 output=self.output.shape[output[str(d)]],
                 window=self.rhs.shape[rhs[str(d)]],
-                stride=self.integers("stride")[d],
+                stride=self.stride[d],
                 low=self.padding[d][0],
-                dilation=self.integers("lhs_dilate")[d],
-                spacing=self.integers("rhs_dilate")[d],
+                dilation=self.lhs_dilation[d],
+                spacing=self.rhs_dilation[d],
             )
-            for d in range(len(lhs) - 2)
+            for d in range(len(self.stride))
         )
         rows = self.output.shape[output["b"]] * self.output.shape[output["f"]]
         return 2 * taps * rows * self.rhs.shape[rhs["i"]]
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        """An entry of `window`, 1 for each axis where there is none."""
-        entry = dict(self.window).get(name)
-        return tuple(map(int, entry)) if entry else (1,) * len(dict(self.window).get("size", ()))
-
-    @property
-    def padding(self) -> tuple[tuple[int, int], ...]:
-        """Zeros before and after each window axis, negative where the input is cropped."""
-        entry = dict(self.window).get("pad")
-        if not entry:
-            return ((0, 0),) * len(dict(self.window).get("size", ()))
-        return tuple(tuple(map(int, low_high.split("_"))) for low_high in entry)
 
 
 def convolution(where: Computation, instruction: Instruction) -> Convolution | None:
@@ -80,14 +74,25 @@ def convolution(where: Computation, instruction: Instruction) -> Convolution | N
     if instruction.opcode != "convolution":
         return None
     lhs, rhs = (where.instructions[name].arrays[0] for name in instruction.operands)
+    labels = instruction.attribute("dim_labels")
+    num_axes = sum(label.isdigit() for label in labels.split("_")[0])
     text = re.search(r"window={([^}]*)}", instruction.attributes)
-    fields = dict(field.split("=") for field in text[1].split()) if text else {}
+    window = dict(field.split("=") for field in text[1].split()) if text else {}
+
+    def entry(name: str, default: str) -> list[str]:
+        """What XLA prints for each axis of the window; it leaves defaults out."""
+        return window[name].split("x") if name in window else [default] * num_axes
+
     return Convolution(
         lhs=lhs,
         rhs=rhs,
         output=instruction.arrays[0],
-        window=tuple((name, tuple(value.split("x"))) for name, value in fields.items()),
-        dim_labels=instruction.attribute("dim_labels"),
+        dim_labels=labels,
+        stride=tuple(map(int, entry("stride", "1"))),
+        padding=tuple(tuple(map(int, zeros.split("_"))) for zeros in entry("pad", "0_0")),
+        lhs_dilation=tuple(map(int, entry("lhs_dilate", "1"))),
+        rhs_dilation=tuple(map(int, entry("rhs_dilate", "1"))),
+        reversal=tuple(flag == "1" for flag in entry("rhs_reversal", "0")),
         feature_groups=int(instruction.attribute("feature_group_count") or 1),
         batch_groups=int(instruction.attribute("batch_group_count") or 1),
     )

@@ -40,7 +40,11 @@ class Cost:
 
 
 def program_cost(program: Program, chip: Chip) -> Cost:
-    """Walks a program that was compiled for `chip`."""
+    """Walks a program that was compiled for `chip`.
+
+    Raises:
+      ValueError: it has a conditional, whose branches nothing here would count.
+    """
     sent, chains = Counter(), set()
     for times, where, instruction in all_instructions(program):
         if collective := _collective(where, instruction):
@@ -79,6 +83,8 @@ def all_instructions(program: Program) -> Iterator[tuple[int, Computation, Instr
             yield times, where, instruction
             if instruction.opcode == "while":
                 stack.append((times * _trips(program, instruction), _body(program, instruction)))
+            elif instruction.opcode == "conditional":
+                raise ValueError(f"{instruction.name}: the cost of a conditional is not known")
             elif instruction.opcode in ("fusion", "call", "async-start"):
                 called = program.computations[instruction.attribute("calls|to_apply")]
                 stack.append((times, called))

@@ -38,7 +38,7 @@ def test_an_sr_stage_is_sampled_by_a_slice(tmp_path):
     assert found["model_tflops"] == pytest.approx(0.002696, rel=0.15)
     assert 1 < compiled["repeated"] < 1.25
     assert list(compiled["collective_gib"]) == ["collective-permute"]
-    assert 0 < compiled["waiting_seconds"] + 1e-9 < compiled["seconds"] < 0.01
+    assert 0 <= compiled["waiting_seconds"] < compiled["seconds"] < 0.01
     peak = 4 * 197 * compiled["seconds"]
     assert compiled["share_of_peak"] == pytest.approx(found["model_tflops"] / peak)
     assert compiled["share_of_peak"] < compiled["ceiling"] < 1

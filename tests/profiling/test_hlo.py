@@ -33,7 +33,6 @@ def test_a_tpu_programs_lines_are_read():
     assert start.opcode == "copy-start"
     assert start.operands == ("p",)
     assert [array.dtype for array in start.arrays] == ["bf16", "bf16", "u32"]
-    assert [array.in_hbm for array in start.arrays] == [False, True, False]
     assert start.size == 2 * 4 * 8 * 2 + 4
     assert entry["fusion.1"].operands == ("p", "copy-start.2")
     assert entry["fusion.1"].attribute("calls") == "fused.clone.1"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imagen_video.profiling.report_table import report_table
+from imagen_video.profiling.reports import report_table
 
 REPORT = {
     "stage": "ssr3",
