@@ -21,6 +21,7 @@ from imagen_video.sharding.layout import Layout
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
+_RELATIVE = nn.initializers.normal(1.0)
 
 
 def heads_projection(heads: int, head_dim: int, *, dtype: DTypeLike, name: str) -> nn.DenseGeneral:
@@ -183,12 +184,14 @@ def _height_is_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
 class TemporalAttention(nn.Module):
     """Residual attention of a pixel over itself in all frames (arXiv 2204.03458, section 3).
 
-    A learned bias per head and frame offset (query minus key) makes it aware of relative position;
-    a scalar bias per offset is our choice among relative schemes. In rows of packed images the
-    attention matrix is fixed to the identity, so that a frame reads itself alone.
+    Aware of relative position as in Shaw et al. (arXiv 1803.02155, Eqs. 3 and 4), whom section 3
+    cites: an embedding per frame offset (query minus key), shared by all heads, joins the keys and
+    another the values. With values that know their offset a frame can tell the first from the last.
+    In rows of packed images the attention matrix is fixed to the identity, so that a frame reads
+    itself alone.
 
     Attributes:
-      max_offset: offsets beyond +-max_offset share the outermost bias.
+      max_offset: offsets beyond +-max_offset share the outermost embedding.
     """
 
     head_dim: int
@@ -208,19 +211,24 @@ class TemporalAttention(nn.Module):
             heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
             for name in ("query", "key", "value")
         )
-        bias = self.param(
-            "relative_bias",
-            nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.HEADS, axes.OFFSETS)),
-            (heads, 2 * self.max_offset + 1),
-        )
         frame = jnp.arange(frames)
         offset = jnp.clip(frame[:, None] - frame[None, :], -self.max_offset, self.max_offset)
-        logits = jnp.einsum("bfhwnd,bghwnd->bhwnfg", q * self.head_dim**-0.5, k).astype(jnp.float32)
-        logits = logits + bias[:, offset + self.max_offset]
+        a_k, a_v = (
+            self.param(
+                name,
+                nn.with_logical_partitioning(_RELATIVE, (axes.OFFSETS, axes.HEAD_DIM)),
+                (2 * self.max_offset + 1, self.head_dim),
+            ).astype(self.dtype)[offset + self.max_offset]
+            for name in ("relative_key", "relative_value")
+        )
+        q = q * self.head_dim**-0.5
+        logits = jnp.einsum("bfhwnd,bghwnd->bhwnfg", q, k)
+        logits = (logits + jnp.einsum("bfhwnd,fgd->bhwnfg", q, a_k)).astype(jnp.float32)
         if is_image is not None:
             itself = jnp.eye(frames, dtype=bool)
             attended = jnp.where(is_image[:, None, None], itself, True)
             logits = jnp.where(attended[:, None, None, None], logits, -jnp.inf)
         p = nn.softmax(logits, axis=-1).astype(self.dtype)
         out = jnp.einsum("bhwnfg,bghwnd->bfhwnd", p, v)
+        out = out + jnp.einsum("bhwnfg,fgd->bfhwnd", p, a_v)
         return h + out_projection(channels, dtype=self.dtype)(out)
