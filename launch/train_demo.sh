@@ -34,7 +34,13 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 for stage in "${stages[@]}"; do
   config="configs/stages/$stage.py:tiny"
   [[ $stage == text ]] && config=configs/text_encoder.py
+  # tsr3 does what tsr2 does at twice the frame rate: it starts from what tsr2 has learned.
+  start=()
+  if [[ $stage == tsr3 && -d "$workdir/tsr2/checkpoints" ]]; then
+    start=("--config.train.init_from=$workdir/tsr2")
+  fi
   echo "== $stage"
-  "$VENV/bin/imagen-video" train --config "$config" --workdir "$workdir/$stage" "$@"
+  "$VENV/bin/imagen-video" train --config "$config" --workdir "$workdir/$stage" \
+    ${start[@]+"${start[@]}"} "$@"
   "$VENV/bin/imagen-video" export --workdir "$workdir/$stage" --out "$workdir/weights"
 done

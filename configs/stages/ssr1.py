@@ -48,8 +48,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
     stage.input = dict(frames=16, height=12, width=20)
     stage.output = dict(frames=16, height=24, width=40)
     stage.unet.update(
-        stem_channels=48,
-        channels=(48, 80),
+        stem_channels=32,
+        channels=(32, 64),
         strides=(1, 2),
         num_blocks=(1, 1),
         attention=("none", "self"),
@@ -58,7 +58,9 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=128,
         space_to_depth=2,
     )
-    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    stage.low_res_error = 0.07  # measured: 0.069 on the dataset
+    config.train.num_steps = 700
+    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
     config.data.update(train_frames=8)
     return config

@@ -49,15 +49,17 @@ def tiny(config: ConfigDict) -> ConfigDict:
     stage.output = dict(frames=16, height=48, width=80)
     stage.unet.update(
         stem_channels=32,
-        channels=(32, 48, 64),
-        strides=(1, 2, 2),
-        num_blocks=(1, 1, 1),
-        attention=("none", "none", "self"),
+        channels=(48, 64),
+        strides=(1, 2),
+        num_blocks=(1, 1),
+        attention=("none", "self"),
         max_frames=16,
         text_dim=64,
         emb_dim=128,
-        space_to_depth=2,
+        space_to_depth=4,
     )
-    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    stage.low_res_error = 0.05  # measured: 0.049 on the dataset
+    config.train.num_steps = 900
+    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
     config.data.update(train_frames=4)
     return config

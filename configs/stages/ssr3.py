@@ -60,6 +60,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=128,
         space_to_depth=4,
     )
-    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
+    stage.low_res_error = 0.035  # measured: 0.035 on the dataset
+    config.train.num_steps = 1_800
+    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
     config.data.update(train_frames=4, train_crop=(48, 48))
     return config

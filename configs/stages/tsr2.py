@@ -57,6 +57,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=128,
         space_to_depth=4,
     )
-    stage.sampling = base.constant(steps=16, weight=0.0, snr=20.0)
-    config.data.update(train_frames=8)
+    stage.low_res_error = 0.05  # measured: 0.051 on the dataset
+    config.train.num_steps = 700
+    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
+    config.data.update(train_frames=4)
     return config

@@ -15,6 +15,7 @@ from imagen_video.array_types import Conditioning, DenoiseFn, KeyArray, LogSNR, 
 from imagen_video.diffusion import augmentation
 from imagen_video.diffusion.augmentation import AugmentationLevel
 from imagen_video.diffusion.guidance import ConstantGuidance, OscillatingGuidance
+from imagen_video.diffusion.residual import predict_v_from_residual
 from imagen_video.diffusion.schedules import CosineSchedule
 from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, StaticClip
 from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params, param_axes
@@ -84,6 +85,9 @@ class Stage:
       unet: the network.
       schedule: log-SNR over diffusion time.
       prediction: what the network's output means; v in all stages of the paper (section 2.4).
+      low_res_error: None, or the root mean square difference of a clip and its resampled
+        low-resolution version, in (0, 1]: the network then predicts what v adds to that version
+        (see `diffusion.residual`), in these units.
       text_tokens: caption length in tokens, padded or truncated.
       sample_param_dtype: dtype name that parameters are held in while sampling.
       sampling: defaults with a constant guidance weight.
@@ -98,6 +102,7 @@ class Stage:
     unet: UNetConfig
     schedule: CosineSchedule
     prediction: Literal["v", "eps", "x"] = "v"
+    low_res_error: float | None = None
     text_tokens: int
     sample_param_dtype: Literal["float32", "bfloat16"] = "float32"
     sampling: Sampling
@@ -107,6 +112,14 @@ class Stage:
         self.unet.check_size(self.output.height, self.output.width)
         if (self.input is not None) != self.unet.low_res:
             raise ValueError(f"unet.low_res: {self.unet.low_res}, but input is {self.input}")
+        if self.low_res_error is not None:
+            if not 0 < self.low_res_error <= 1:
+                raise ValueError(f"low_res_error: {self.low_res_error} is outside (0, 1]")
+            if self.input is None or self.fill == "blank" or self.prediction != "v":
+                raise ValueError(
+                    "low_res_error: needs an input, repeated frames and v-prediction, but input is"
+                    f" {self.input}, fill {self.fill!r}, prediction {self.prediction!r}"
+                )
         for sampling in filter(None, (self.sampling, self.oscillating)):
             if (self.input is not None) != (sampling.augmentation is not None):
                 raise ValueError(
@@ -142,11 +155,24 @@ def stage_param_axes(stage: Stage) -> dict:
 
 
 def denoise_fn(stage: Stage, params: dict, *, layout: Layout | None = None) -> DenoiseFn:
-    """Binds parameters to the stage's network, spread over devices as `layout` says."""
+    """Binds parameters to the stage's network, spread over devices as `layout` says.
+
+    What it returns predicts `stage.prediction`, whether or not the network adds to its input.
+    """
     network = VideoUNet(stage.unet, layout)
 
     def denoise(z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
-        return network.apply({"params": params}, z_t, logsnr_t, cond)
+        predicted = network.apply({"params": params}, z_t, logsnr_t, cond)
+        if stage.low_res_error is None:
+            return predicted
+        return predict_v_from_residual(
+            predicted,
+            z_t=z_t,
+            logsnr_t=logsnr_t,
+            low_res=cond.low_res,
+            low_res_logsnr=cond.low_res_logsnr,
+            error=stage.low_res_error,
+        )
 
     return denoise
 

@@ -54,8 +54,6 @@ class UNetConfig:
       head_dim: of all attention.
       groups: of all group norms.
       space_to_depth: side of the pixel patches folded into channels before the stem.
-      out_norm: whether norm and swish come before the last convolution. Without them there is a
-        linear path from z_t and low_res to the output, on which a frame's brightness is kept.
       scan_blocks: whether equal blocks are one scanned loop body, which keeps compile times flat.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
         (all inside a block but convolutions and projections: attention's own products and all
@@ -79,7 +77,6 @@ class UNetConfig:
     head_dim: int = 64
     groups: int = 32
     space_to_depth: int = 1
-    out_norm: bool = True
     scan_blocks: bool = True
     remat: Literal["none", "blocks", "products"] = "none"
     dtype: str = "float32"
@@ -171,8 +168,7 @@ class VideoUNet(nn.Module):
             config.stem_channels, config.groups, dtype=dtype, layout=self.layout, name="last"
         )
         h = last(h, context.emb)
-        if config.out_norm:
-            h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
+        h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
         channels = z_t.shape[-1] * config.space_to_depth**2
         h = self._conv(channels, zero_init=True, name="out")(h)
         h = depth_to_space(h, config.space_to_depth).astype(jnp.float32)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from imagen_video.cascade.stage import Stage, denoise_fn, low_res_condition
 from imagen_video.diffusion import losses, process
 from imagen_video.diffusion.losses import Loss
 from imagen_video.diffusion.parameterization import predict_v_from_x_and_eps
+from imagen_video.diffusion.residual import residual_variance
 from imagen_video.sampling import keys as row_keys
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
@@ -27,14 +28,15 @@ class DenoisingConfig:
     """How a stage's denoiser is trained.
 
     Attributes:
-      loss: which error counts; "eps_mse" is Eq. 2.
+      loss: which error counts; "eps_mse" is Eq. 2, "r_mse" that of a network which adds to its
+        low-res input (`Stage.low_res_error`), by which all noise levels begin alike.
       caption_dropout: share of captions replaced by the unconditional one, for classifier-free
         guidance; 0.1 is Imagen's (arXiv 2205.11487, section 2.2).
       max_augmentation: t_aug is drawn uniformly from [0, max_augmentation); 1 is section 2.5. Less
         leaves out low-res clips that are nearly noise, of which a short run learns nothing.
     """
 
-    loss: Loss = "eps_mse"
+    loss: Loss | Literal["r_mse"] = "eps_mse"
     caption_dropout: float = 0.1
     max_augmentation: float = 1.0
 
@@ -130,9 +132,13 @@ def denoising_loss(
         prediction,
         target,
         logsnr_t=logsnr_t,
-        loss=config.loss,
+        loss="v_mse" if config.loss == "r_mse" else config.loss,
         parameterization=stage.prediction,
     )
+    if config.loss == "r_mse":
+        per_row = per_row / residual_variance(
+            logsnr_t=logsnr_t, low_res_logsnr=low_res_logsnr, error=stage.low_res_error
+        )
     return jnp.mean(per_row), {}
 
 

@@ -54,6 +54,8 @@ class StageRun:
 
     def __post_init__(self):
         stage, data = self.stage, self.data
+        if self.objective.loss == "r_mse" and stage.low_res_error is None:
+            raise ValueError("objective.loss: 'r_mse' needs stage.low_res_error, which is None")
         frames = data.train_frames or stage.output.frames
         if frames > stage.output.frames or frames % stage.frame_factor:
             raise ValueError(

@@ -151,6 +151,9 @@ def test_a_stage_survives_json_and_is_a_key():
         (lambda: dataclasses.replace(SSR1, input=None), r"unet\.low_res"),
         (lambda: dataclasses.replace(BASE, input=BASE.output), r"unet\.low_res"),
         (lambda: dataclasses.replace(SSR1, sampling=SAMPLING), r"sampling\.augmentation"),
+        (lambda: dataclasses.replace(SSR1, low_res_error=0.0), "low_res_error: 0.0 is outside"),
+        (lambda: dataclasses.replace(BASE, low_res_error=0.1), "low_res_error: needs an input"),
+        (lambda: dataclasses.replace(BLANK, low_res_error=0.1), "low_res_error: .*fill 'blank'"),
         (lambda: dataclasses.replace(SAMPLING, num_steps=0), "num_steps: 0 is below 1"),
         (
             lambda: dataclasses.replace(SAMPLING, num_steps=1, stepper=StochasticDistilled()),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from micro_cascade import BASE, SSR1, TOKENS, TSR1, drawn_params
 
+from imagen_video import resample
 from imagen_video.array_types import Conditioning
 from imagen_video.cascade.stage import Grid, denoise_fn, low_res_condition
 from imagen_video.diffusion import losses, process
@@ -107,6 +108,41 @@ def test_a_network_that_predicts_zero_has_the_loss_of_its_target(seen, images, l
     v = alpha * eps - sigma * np.asarray(batch["video"])
     expected = np.mean(v**2 * (1 if loss == "v_mse" else alpha**2))
     np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("images", [(), (1, 3)], ids=["videos", "mixed"])
+def test_r_mse_is_the_error_of_what_the_network_itself_predicts(images):
+    """The stage's v against a bare network, whose target is solved for by its definition."""
+    stage = dataclasses.replace(SSR1, low_res_error=0.3)
+    batch, params = make_batch(stage, images=images), drawn_params(stage)
+    found = loss_of(stage, params, batch, DenoisingConfig(loss="r_mse"))
+
+    x, shape = np.asarray(batch["video"], np.float64), batch["video"].shape[1:]
+    logsnr_t, logsnr_a = draws(stage, batch, "t"), draws(stage, batch, "augmentation")
+    (alpha, sigma), (alpha_a, sigma_a) = alpha_sigma(logsnr_t), alpha_sigma(logsnr_a)
+    eps = noise(batch, "eps", shape)
+    z_t = alpha * x + sigma * eps
+    small = resample.resize(batch["video"], height=shape[1] // 2, width=shape[2] // 2)
+    low_res = alpha_a * np.asarray(small) + sigma_a * noise(batch, "low_res", small.shape[1:])
+    low_res = np.asarray(resample.resize(jnp.asarray(low_res), height=shape[1], width=shape[2]))
+    # Two normal accounts of x, one around the low-res clip and one around z_t, are one.
+    e2 = sigma_a**2 + alpha_a**2 * 0.3**2
+    precision = 1 / e2 + alpha**2 / sigma**2
+    mean = (alpha_a * low_res / e2 + alpha * z_t / sigma**2) / precision
+    r = (mean - x) * np.sqrt(precision)
+
+    emb, mask = embed_captions(batch, encode=encode, dropout=0.1, key=KEY)
+    cond = Conditioning(
+        text_emb=emb,
+        text_mask=mask,
+        caption_index=batch.get("caption_index"),
+        is_image=batch.get("is_image"),
+        low_res=jnp.asarray(low_res, jnp.float32),
+        low_res_logsnr=jnp.asarray(logsnr_a[:, :, 0, 0, 0], jnp.float32),
+    )
+    bare = denoise_fn(dataclasses.replace(stage, low_res_error=None), params)
+    r_hat = bare(jnp.asarray(z_t, jnp.float32), jnp.asarray(logsnr_t[:, :, 0, 0, 0]), cond)
+    np.testing.assert_allclose(found, np.mean((np.asarray(r_hat) - r) ** 2), rtol=1e-3)
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps", "x"])
