@@ -120,7 +120,7 @@ def super_resolution(size: str) -> ConfigDict:
     if size == "tiny":
         defaults.train.batch_size = 8  # a clip here has more pixels than the base's
         defaults.objective.loss = "r_mse"  # v_mse would weigh nearly clean z_t alone
-        defaults.objective.max_augmentation = 0.3  # sampling takes t_aug of 0.09
+        defaults.objective.max_augmentation = 0.2  # sampling takes t_aug of 0.045
         defaults.train.optimizer.update(learning_rate=2e-3, warmup_steps=100)
     return defaults
 
