@@ -82,7 +82,7 @@ class Checkpoints:
         parts = {name: jax.tree.map(_placed, part) for name, part in parts.items()}
         stored = self._manager.item_metadata(step)
         for name, part in parts.items():
-            _check_fit(stored[name].tree, part, where=f"{self._directory / str(step)}: {name}")
+            check_fit(stored[name].tree, part, where=f"{self._directory / str(step)}: {name}")
         read = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -140,7 +140,7 @@ def restore_params(
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
         else:
             like = jax.tree.map(_placed, like)
-            _check_fit(stored, like, where=f"{path / str(step)}: {name}")
+            check_fit(stored, like, where=f"{path / str(step)}: {name}")
         parts = {name: ocp.args.StandardRestore(like), "run": ocp.args.JsonRestore()}
         read = manager.restore(step, args=ocp.args.Composite(**parts))
         return read[name], read["run"]["config"]
@@ -182,7 +182,7 @@ def _checked_step(manager: ocp.CheckpointManager, path: epath.Path, step: int | 
     return step
 
 
-def _check_fit(stored: Any, wanted: Any, *, where: str) -> None:
+def check_fit(stored: Any, wanted: Any, *, where: str) -> None:
     """Raises a ValueError that names the first leaf whose path, shape or dtype differs."""
     there, here = _described(stored), _described(wanted)
     for path in sorted(there.keys() | here.keys()):

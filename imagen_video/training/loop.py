@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from imagen_video.training.checkpoints import Checkpoints, restore_params
+from imagen_video.training.checkpoints import Checkpoints
+from imagen_video.training.init_from import from_another_run
 from imagen_video.training.metric_writer import MetricWriter
 from imagen_video.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from imagen_video.training.progress import Progress
@@ -51,8 +51,9 @@ class TrainConfig:
       keep: how many of the last checkpoints stay.
       keep_every: checkpoints at multiples of this stay as well.
       max_skipped: steps in a row without a finite gradient after which the run is given up.
-      init_from: work directory of another run of the same network. Step 0 starts from the averaged
-        parameters of its newest checkpoint, with a new optimizer state; None starts from scratch.
+      init_from: work directory of another run of the same network, or what `export` made of one, a
+        .safetensors file. Step 0 starts from the averaged parameters of its newest checkpoint,
+        with a new optimizer state; None starts from scratch.
     """
 
     num_steps: int
@@ -159,7 +160,7 @@ def train(
         if checkpoints.latest_step is None:
             state = init_state(init_fn, optimizer, seed=config.seed, shardings=state_shardings)
             if config.init_from is not None:
-                state = _from_another_run(state, config.init_from)
+                state = from_another_run(state, config.init_from)
         else:
             like = _with_shardings(abstract_state(init_fn, optimizer), state_shardings)
             state, data, _ = checkpoints.restore(like)
@@ -272,17 +273,6 @@ class StopSignal:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def _from_another_run(state: TrainState, workdir: str) -> TrainState:
-    """Returns the state with the averaged parameters of a run's newest checkpoint."""
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
-    )
-    params, _ = restore_params(str(epath.Path(workdir) / "checkpoints"), like=like)
-    logging.info("starting from the parameters of %s", workdir)
-    # A copy of its own: a step donates both.
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
 def _with_shardings(like: TrainState, shardings: TrainState | None) -> TrainState:
