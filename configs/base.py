@@ -120,7 +120,7 @@ def super_resolution(size: str) -> ConfigDict:
     if size == "tiny":
         defaults.train.batch_size = 8  # a clip here has more pixels than the base's
         defaults.objective.loss = "r_mse"  # v_mse would weigh nearly clean z_t alone
-        defaults.objective.max_augmentation = 0.2  # sampling takes t_aug of 0.045
+        defaults.objective.max_augmentation = 0.2  # sampling takes t_aug of 0.01
         defaults.train.optimizer.update(learning_rate=2e-3, warmup_steps=100)
     return defaults
 
@@ -143,6 +143,18 @@ def constant(*, steps: int, weight: float, snr: float | None = None) -> ConfigDi
             augmentation=None if snr is None else dict(snr=snr),
         )
     )
+
+
+def demo_super_resolution(*, snr: float) -> ConfigDict:
+    """Few unguided DDIM steps, nearly without conditioning noise.
+
+    Small networks leave in the clip some of the noise that they are given: of three held-out clips
+    the demo's ssr1 made 26 dB at SNR 50 with 8 ancestral steps, 36.5 dB at SNR 5000 with 4 of DDIM,
+    where bilinear resizing has 31.
+    """
+    config = constant(steps=4, weight=0.0, snr=snr)
+    config.stepper = dict(kind="DDIM")
+    return config
 
 
 def oscillating(constant: ConfigDict) -> ConfigDict:

@@ -60,7 +60,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     )
     stage.low_res_error = 0.07  # measured: 0.069 on the dataset
     config.train.num_steps = 700
-    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
+    stage.sampling = base.demo_super_resolution(snr=5_000.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
     config.data.update(train_frames=8)
     return config

@@ -60,6 +60,6 @@ def tiny(config: ConfigDict) -> ConfigDict:
     )
     stage.low_res_error = 0.05  # measured: 0.049 on the dataset
     config.train.num_steps = 900
-    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
+    stage.sampling = base.demo_super_resolution(snr=5_000.0)
     config.data.update(train_frames=4)
     return config

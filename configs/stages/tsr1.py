@@ -60,6 +60,6 @@ def tiny(config: ConfigDict) -> ConfigDict:
     )
     stage.low_res_error = 0.05  # measured: 0.047 on the dataset
     config.train.num_steps = 700
-    stage.sampling = base.constant(steps=8, weight=0.0, snr=50.0)
+    stage.sampling = base.demo_super_resolution(snr=10_000.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
     return config

@@ -1,14 +1,14 @@
 """Exports a training run: EMA weights to one .safetensors file a stage, ready to sample from.
 
 --workdir is that of `imagen-video train`. A text encoder's run leaves text_encoder.safetensors and
-tokenizer.model.
+tokenizer.model. With --config, the file takes from it how the stage is sampled.
 """
 
 import pathlib
 
 from absl import flags
 
-from imagen_video.config import CommandFlags
+from imagen_video.config import CommandFlags, define_config, to_record
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -19,12 +19,18 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_enum(
         "dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Of the stored tensors.", **fv
     )
+    define_config(
+        flag_values,
+        help="configs/stages/NAME.py[:SIZE]: how the stage is sampled; by default as the run says.",
+    )
 
 
 def run(flag_values: CommandFlags) -> None:
     """Writes the file and prints its path."""
+    from imagen_video.cascade.stage import Stage
     from imagen_video.training.export import export_run
 
-    out = pathlib.Path(flag_values.out)
-    for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype):
+    out, config = pathlib.Path(flag_values.out), flag_values.config
+    stage = None if config is None else to_record(Stage, config.stage, where="stage")
+    for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype, sampled_as=stage):
         print(path)

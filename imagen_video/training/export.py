@@ -1,5 +1,6 @@
 """From a training run's newest checkpoint to the files that sampling loads."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -29,25 +30,35 @@ def restore_stage(workdir: str) -> tuple[Stage, Any, str]:
     return _stage(config, workdir), params, config["text_digest"]
 
 
-def export_run(workdir: str, out: pathlib.Path, *, dtype: str) -> list[pathlib.Path]:
+def export_run(
+    workdir: str, out: pathlib.Path, *, dtype: str, sampled_as: Stage | None = None
+) -> list[pathlib.Path]:
     """Writes the EMA weights of a run, of whatever kind, and returns the files written.
 
     Args:
       workdir: of `train_stage` or `train_text`.
       out: the folder for them, made where there is none.
       dtype: of the stored tensors.
+      sampled_as: a record of this stage whose sampling the file shall have; None leaves that of
+        the training run's config.
 
     Raises:
-      ValueError: there is no checkpoint, or it is of no run of this library.
+      ValueError: there is no checkpoint, or it is of no run of this library, or of another stage.
     """
     params, config = restore_params(_checkpoints(workdir))
     if _kind(config) == "StageRun":
         stage = _stage(config, workdir)
+        if sampled_as is not None:
+            if sampled_as.name != stage.name:
+                raise ValueError(f"{workdir}: a run of {stage.name}, not of {sampled_as.name}")
+            stage = dataclasses.replace(
+                stage, sampling=sampled_as.sampling, oscillating=sampled_as.oscillating
+            )
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{stage.name}.safetensors"
         save_stage(str(path), stage, params, text_digest=config["text_digest"], dtype=dtype)
         return [path]
-    if _kind(config) == "TextRun":
+    if _kind(config) == "TextRun" and sampled_as is None:
         tokenizer = load_tokenizer(epath.Path(workdir) / TOKENIZER_FILE)
         text_run = records.from_dict(TextRun, config["run"], where="run")
         encoder = make_frozen_t5(encoder_config(text_run, tokenizer), encoder_params(params))
@@ -57,7 +68,8 @@ def export_run(workdir: str, out: pathlib.Path, *, dtype: str) -> list[pathlib.P
         with atomic_path(out / TOKENIZER_FILE) as part:
             part.write_bytes(tokenizer.model)
         return [path, out / TOKENIZER_FILE]
-    raise ValueError(f"{workdir}: its checkpoint is of no training run of this library")
+    wanted = "training run of this library" if sampled_as is None else "stage"
+    raise ValueError(f"{workdir}: its checkpoint is of no {wanted}")
 
 
 def _checkpoints(workdir: str) -> str:

@@ -66,6 +66,22 @@ def test_an_export_holds_the_average_in_the_dtype_asked_for(trained, tmp_path, d
     assert load_stage(str(path)).text_digest == text_model().digest
 
 
+def test_an_export_takes_its_sampling_from_another_record(trained, tmp_path):
+    workdir, _ = trained
+    few = dataclasses.replace(COARSE.sampling, num_steps=2)
+    other = dataclasses.replace(COARSE, sampling=few, oscillating=None, fps=99.0)
+    (path,) = export_run(str(workdir), tmp_path, dtype="float32", sampled_as=other)
+    model = load_stage(str(path))
+    assert model.stage == dataclasses.replace(COARSE, sampling=few, oscillating=None)
+    with pytest.raises(ValueError, match="a run of base, not of tsr1"):
+        export_run(
+            str(workdir),
+            tmp_path,
+            dtype="float32",
+            sampled_as=dataclasses.replace(COARSE, name="tsr1"),
+        )
+
+
 def test_a_work_directory_can_be_sampled_from_as_it_is(trained, tmp_path):
     workdir, _ = trained
     (tmp_path / "weights").mkdir()
