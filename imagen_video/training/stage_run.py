@@ -1,6 +1,7 @@
 """One training run of one stage: its data on its grid, its objective, the loop."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -130,6 +131,23 @@ def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -
         process_count=rows_of_process[1],
         **sources,
     )
+
+
+def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]:
+    """Yields the captions that the run may read: of clips, and of still images if it packs any.
+
+    Raises:
+      ValueError: an epoch has more than `most` captions of a kind.
+    """
+    source, share = run.data.source, run.data.image_share
+    if source.size > most:
+        raise ValueError(
+            f"data.source.size: {source.size} captions are too many to embed, ask for at most"
+            f" {most} or train without a cache"
+        )
+    for is_image, wanted in ((False, share < 1), (True, share > 0)):
+        for index in range(source.size if wanted else 0):
+            yield source.caption(index, split="train", is_image=is_image)
 
 
 def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
