@@ -175,6 +175,11 @@ class EmbeddingCache:
         return self.header.text_digest
 
     @property
+    def name(self) -> str:
+        """What errors call the text model."""
+        return self.header.text_model
+
+    @property
     def width(self) -> int:
         """Width d of the embeddings."""
         return self.header.width

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 from imagen_video.sharding.layout import Layout
 from imagen_video.text.frozen_t5 import FrozenT5
 from imagen_video.text.t5_weights import load_t5, on_one_device, shape_alone
-from imagen_video.text.tokenizer import PAD_ID, Tokenizer, load_tokenizer
+from imagen_video.text.tokenizer import PAD_ID, CaptionTokens, Tokenizer, load_tokenizer
 
 EMBEDDED = "embedded"
 
@@ -69,6 +69,11 @@ class TextModel:
     def width(self) -> int:
         """Width d of the embeddings."""
         return self.encoder.config.emb_dim
+
+    @property
+    def caption_tokens(self) -> CaptionTokens:
+        """Captions to tokens, without the encoder."""
+        return CaptionTokens(tokenizer=self.tokenizer, num_tokens=self.num_tokens)
 
     def tokenize(self, captions: Sequence[str]) -> Int32[np.ndarray, "b n"]:
         """Returns ids, padded with 0."""

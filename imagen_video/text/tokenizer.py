@@ -97,6 +97,23 @@ class Tokenizer:
         return self._processor.decode(ids[: ends[0]] if ends else ids)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionTokens:
+    """What a batch holds of its captions: `tokens`. Light enough to go to reading processes.
+
+    Attributes:
+      tokenizer: captions to ids.
+      num_tokens: padded or truncated to.
+    """
+
+    tokenizer: Tokenizer
+    num_tokens: int
+
+    def __call__(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns int32 `tokens` [m n]."""
+        return {"tokens": self.tokenizer(captions, self.num_tokens)}
+
+
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Reads a sentencepiece `.model` file, local or gs://.
 

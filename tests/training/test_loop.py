@@ -38,7 +38,7 @@ class Clips:
 
 
 def tokenize(captions):
-    return np.array([[len(c), int(c)] for c in captions], np.int32)
+    return {"tokens": np.array([[len(c), int(c)] for c in captions], np.int32)}
 
 
 def init_fn(key):
@@ -58,7 +58,7 @@ def loss_fn(params, batch, key):
 def make_batches(pause=0.0, at=None, act=None):
     """Batches that pause before each and `act` when batch `at` of the run is fetched."""
     batches = Batches(
-        PipelineConfig(batch_size=4, num_threads=1), tokenize=tokenize, video_source=Clips()
+        PipelineConfig(batch_size=4, num_threads=1), caption_fn=tokenize, video_source=Clips()
     )
 
     class Disturbed:
@@ -239,7 +239,7 @@ def test_another_model_or_other_data_cannot_go_on(tmp_path):
     wide = {"init_fn": lambda key: init_fn(key) | {"out": jnp.zeros((16, 2))}}
     with pytest.raises(ValueError, match=r"params/out is float32\[16, 1\] in the checkpoint"):
         run(tmp_path, config_of(8), **wide)
-    other = Batches(PipelineConfig(batch_size=4, seed=9), tokenize=tokenize, video_source=Clips())
+    other = Batches(PipelineConfig(batch_size=4, seed=9), caption_fn=tokenize, video_source=Clips())
     with pytest.raises(ValueError, match="data seed is 9"):
         run(tmp_path, config_of(8), batches=other)
 
