@@ -78,6 +78,9 @@ def config(size: str) -> ConfigDict:
             ),
             # The public T5-XXL (method of IV section 2.2), or the demo's own encoder.
             text=dict(
+                dtype="float32" if tiny else "bfloat16",
+                # A folder of `imagen-video embed-text`; None runs the encoder in every step.
+                cache=config_dict.placeholder(str),
                 encoder="embedded"
                 if tiny
                 else "gs://t5-data/pretrained_models/t5x/t5_1_1_xxl/checkpoint_1000000",
@@ -106,7 +109,14 @@ def demo_training(config: ConfigDict) -> None:
 
 def captioned_shapes(*, seconds: float) -> dict:
     """The built-in dataset, drawn on demand."""
-    return dict(kind="CaptionedShapes", seed=0, seconds=seconds, supersampling=2)
+    return dict(
+        kind="CaptionedShapes",
+        seed=0,
+        seconds=seconds,
+        # Scenes of an epoch; as many as ever wanted. Fewer where their captions are to be cached.
+        size=1_000_000_000,
+        supersampling=2,
+    )
 
 
 def super_resolution(size: str) -> ConfigDict:

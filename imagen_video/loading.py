@@ -12,7 +12,7 @@ from imagen_video import config as config_files
 from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model, placed
-from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
+from imagen_video.sharding.layout import Layout, ShardingConfig, local_layout, make_layout
 from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
@@ -76,7 +76,9 @@ def load_cascade(
         )
         for name in wanted
     )
-    text_model = load_text_model(text or TextPaths(), num_tokens=models[0].stage.text_tokens)
+    text_model = load_text_model(
+        text or TextPaths(), num_tokens=models[0].stage.text_tokens, layout=local_layout()
+    )
     return Cascade(models=models, text=text_model)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from imagen_video.array_types import Video
+from imagen_video.cascade.embedded_prompts import EmbeddedPrompts
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_sampler import sample_stage
@@ -89,11 +90,11 @@ class Cascade:
 
     Attributes:
       models: base first.
-      text: tokenizer and frozen encoder.
+      text: tokenizer and frozen encoder, or what they made of the prompts that will be sampled.
     """
 
     models: tuple[StageModel, ...]
-    text: TextModel
+    text: TextModel | EmbeddedPrompts
 
     def __post_init__(self):
         check_chain([model.stage for model in self.models])

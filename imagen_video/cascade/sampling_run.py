@@ -18,9 +18,11 @@ import numpy as np
 import imagen_video
 from imagen_video import records
 from imagen_video.cascade.cascade import Cascade, Progress, StageResult
+from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.store import DirectoryStore
 from imagen_video.contact_sheet import contact_sheet
+from imagen_video.text.text_model import TextModel
 from imagen_video.video_io import atomic_path, to_uint8, write_clip, write_image
 
 MANIFEST = "manifest.json"
@@ -70,6 +72,7 @@ def run_request(
     batch_size: int = 4,
     save_every: int = 16,
     save_stages: bool = False,
+    offload_text: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Samples every prompt and writes the folder; returns the manifest.
@@ -81,6 +84,8 @@ def run_request(
       batch_size: videos sampled at a time.
       save_every: sampler steps between savings of the state.
       save_stages: whether each stage's clip is written too, as NAME.STAGE.mp4.
+      offload_text: embeds all prompts first and gives up the text encoder's memory, for good,
+        before the first stage; changes no bit of the videos.
       progress: told after every step of every stage.
 
     Raises:
@@ -106,8 +111,12 @@ def run_request(
         DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
     kept.mkdir(parents=True, exist_ok=True)
+    batches = list(_batches(request, batch_size))
+    if offload_text and isinstance(cascade.text, TextModel):
+        prompts = [[sample.prompt for sample in batch] for batch in batches]
+        cascade = dataclasses.replace(cascade, text=embed_and_free(cascade.text, prompts))
     entries = []
-    for number, batch in enumerate(_batches(request, batch_size)):
+    for number, batch in enumerate(batches):
         done = kept / f"batch_{number:05d}.json"
         if not done.exists():
             store = DirectoryStore(root=kept / f"batch_{number:05d}")

@@ -22,6 +22,9 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_integer("seed", 0, "Sample k of every prompt has the noise of (seed, k).", **fv)
     flags.DEFINE_integer("num_samples", 1, "Samples of each prompt.", **fv)
     flags.DEFINE_bool("save_stages", False, "Keep each stage's clip as NAME.STAGE.mp4.", **fv)
+    flags.DEFINE_bool(
+        "offload_text", False, "Free the text encoder's memory before the first stage.", **fv
+    )
     define_sampling_flags(flag_values)
 
 
@@ -56,6 +59,7 @@ def run(flag_values: CommandFlags) -> None:
             batch_size=flag_values.batch_size,
             save_every=flag_values.save_every,
             save_stages=flag_values.save_stages,
+            offload_text=flag_values.offload_text,
             progress=bars,
         )
     for sample in manifest["samples"]:

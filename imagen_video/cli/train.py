@@ -33,15 +33,17 @@ def define(flag_values: CommandFlags) -> None:
 def run(flag_values: CommandFlags) -> None:
     """Trains to the end of the run."""
     distributed.join(flag_values)
-    from imagen_video.text.text_model import load_text_model
-    from imagen_video.training.stage_run import StageRun, train_stage
+    from imagen_video.training.run_text import load_run_text
+    from imagen_video.training.stage_run import StageRun, run_layout, train_stage
     from imagen_video.training.text_run import TextRun, train_text
 
     config, workdir = flag_values.config, flag_values.workdir
     if "stage" in config:
         config = with_recipe(flag_values, program="train")
         stage_run = to_record(StageRun, config)
-        text = load_text_model(stage_run.text, num_tokens=stage_run.stage.text_tokens)
+        text = load_run_text(
+            stage_run.text, num_tokens=stage_run.stage.text_tokens, layout=run_layout(stage_run)
+        )
         train_stage(stage_run, text=text, workdir=workdir)
     else:
         train_text(to_record(TextRun, config), workdir=workdir)

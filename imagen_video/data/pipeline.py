@@ -18,9 +18,9 @@ from absl import flags, logging
 from imagen_video.data.clip_source import ClipSource
 from imagen_video.data.transforms import (
     BatchLayout,
+    CaptionFn,
     Record,
     Row,
-    Tokenize,
     collate,
     packed_row,
     video_row,
@@ -139,7 +139,8 @@ class Batches:
     A batch is a dict of numpy arrays; with microbatches u > 1 each has a leading axis u more, and
     m and b are those of a microbatch:
       video: float32 [b f h w 3] in [-1, 1].
-      tokens: int32 [m n], what `tokenize` made of the captions; m == b if there are no image rows.
+      tokens: int32 [m n] of the captions, and whatever else `caption_fn` makes of them; m == b if
+        there are no image rows.
       row: int32 [b], row of the global batch, 0..B-1, whatever process or microbatch it is in: what
         a row's noise is drawn from.
     and, only if some rows pack images, so that an all-video program knows it is one:
@@ -154,7 +155,7 @@ class Batches:
         self,
         config: PipelineConfig,
         *,
-        tokenize: Tokenize,
+        caption_fn: CaptionFn,
         video_source: ClipSource | None = None,
         image_source: ClipSource | None = None,
         process_index: int = 0,
@@ -164,7 +165,8 @@ class Batches:
 
         Args:
           config: order, mixture and speed.
-          tokenize: captions to int32 [m n] tokens, n fixed; must take the empty caption.
+          caption_fn: captions to the arrays [m ...] that a batch holds of them, among them `tokens`
+            int32 [m n], n fixed; must be fit to go to another process if there are workers.
           video_source: may be None if all rows pack images.
           image_source: may be None if none does.
           process_index: which of
@@ -199,10 +201,11 @@ class Batches:
             f"{name}_records": len(source) for name, source in sources.items()
         }
         rows = layout.groups.ravel().tolist()
+        collate_fn = functools.partial(collate, layout=layout, caption_fn=caption_fn)
         self._dataset = (
             grain.MapDataset.range(sys.maxsize)
             .map(_RowReader(config, rows, sources))
-            .batch(len(rows), batch_fn=functools.partial(collate, layout=layout, tokenize=tokenize))
+            .batch(len(rows), batch_fn=collate_fn)
         )
         self._next_batch = 0
         self._num_damaged = 0

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, UInt8
 Record = Mapping[str, Any]
 Row = dict[str, Any]
 Transform = Callable[[Record, np.random.Generator], Record]
-Tokenize = Callable[[Sequence[str]], np.ndarray]
+# Captions to what a batch holds of them: arrays by name, a row a caption, `tokens` among them.
+CaptionFn = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,7 @@ class BatchLayout:
 
     Rows are cut, in order, into microbatches and each of these into row shards. A shard's captions
     stand together, in row order, in a number of slots that is the same for all shards, so that
-    shapes are static; slots left over hold the empty caption and no frame reads them.
+    shapes are static; slots left over hold zeros and no frame reads them.
 
     Attributes:
       groups: Int[u s r], global rows by microbatch and shard, of the shards this process owns.
@@ -213,14 +214,14 @@ class BatchLayout:
         )
 
 
-def collate(rows: Sequence[Row], *, layout: BatchLayout, tokenize: Tokenize) -> dict[str, Any]:
+def collate(rows: Sequence[Row], *, layout: BatchLayout, caption_fn: CaptionFn) -> dict[str, Any]:
     """Stacks a process's rows, in the order of `layout.groups`, into the arrays of one batch.
 
     Args:
       rows: with two entries more, `row`, the row's number in the global batch, and `damaged`, notes
         on records that had to be replaced.
       layout: where rows and captions stand.
-      tokenize: captions to int32 [m n] tokens.
+      caption_fn: captions to their arrays.
 
     Returns:
       The batch as `pipeline.Batches` describes it, and the notes of all rows under `damaged`.
@@ -247,13 +248,15 @@ def collate(rows: Sequence[Row], *, layout: BatchLayout, tokenize: Tokenize) -> 
             ids.extend(row["row"] * frames + frame for frame in range(count))
             captions.extend(row["captions"])
             used += count
-        captions.extend([""] * (layout.captions - used))
         ids.extend([-1] * (layout.captions - used))
     batch = {
         "video": np.stack([row["video"] for row in rows]),
-        "tokens": np.asarray(tokenize(captions), np.int32),
         "row": np.array([row["row"] for row in rows], np.int32),
     }
+    read = np.array(ids) >= 0
+    for name, values in caption_fn(captions).items():
+        batch[name] = np.zeros((len(ids), *values.shape[1:]), values.dtype)
+        batch[name][read] = values
     if layout.frames:
         batch["is_image"] = np.array([row["is_image"] for row in rows])
         batch["caption_index"] = np.stack(indices).astype(np.int32)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from imagen_video.array_types import Conditioning, LogSNR
 from imagen_video.networks.attention import TextKeys, joint_softmax
-from imagen_video.networks.captions import captions_of_frames
+from imagen_video.networks.captions import as_cached, captions_of_frames
 from imagen_video.networks.embeddings import ScalarEmbedding, bounded_time, dense
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
@@ -94,7 +94,7 @@ class ContextEncoder(nn.Module):
             scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (axes.NORM,)),
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.NORM,)),
             name="text_norm",
-        )(cond.text_emb)
+        )(as_cached(cond.text_emb))
         names = (axes.IN, axes.TEXT)
         tokens = dense(self.text_dim, dtype=self.dtype, names=names, name="text_in")(normed)
         pooled = TextPooling(self.emb_dim, self.head_dim, dtype=self.dtype, name="text_pool")(

@@ -79,10 +79,7 @@ def training_program(run: StageRun, layout: Layout) -> DeviceProgram:
     batch = training_batch(run, row_shards=layout.batch_shards)
 
     def loss_fn(params: Any, batch: Any, key: KeyArray, layout: Layout | None = layout):
-        def cached(tokens: Any) -> Any:
-            return batch["text_emb"]
-
-        return denoising_loss(stage, run.objective, params, cached, batch, key, layout=layout)
+        return denoising_loss(stage, run.objective, params, None, batch, key, layout=layout)
 
     part = batch
     if config.microbatches > 1:

@@ -177,6 +177,12 @@ def make_layout(config: ShardingConfig, devices: Sequence[jax.Device] | None = N
     return Layout(mesh=mesh, context=config.context, min_rows=config.min_rows)
 
 
+def local_layout() -> Layout | None:
+    """Returns the layout of this process's own devices, all along fsdp; None where it has one."""
+    devices = jax.local_devices()
+    return make_layout(ShardingConfig(), devices) if len(devices) > 1 else None
+
+
 @functools.lru_cache(maxsize=4096)
 def _spec(layout: Layout, names: Names, shape: tuple[int, ...]) -> PartitionSpec:
     taken: set[str] = set()

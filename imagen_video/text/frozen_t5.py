@@ -14,7 +14,9 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float32, Int32
 
-from imagen_video.text.t5_encoder import T5Config, T5Encoder, param_shapes
+from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout
+from imagen_video.text.t5_encoder import T5Config, T5Encoder, param_axes, param_shapes
 
 
 def tensor_digest(value: Any) -> str:
@@ -55,26 +57,50 @@ class FrozenT5:
       params: unboxed tree with T5X names.
       digest: names the encoder: equal digests mean interchangeable embeddings. It covers sizes and
         values, not the compute dtype.
+      layout: how parameters and captions are spread over devices; None for one device.
     """
 
     config: T5Config
     params: Any
     digest: str
+    layout: Layout | None = None
 
     def __call__(
         self, tokens: Int32[Array, "b n"] | Int32[np.ndarray, "b n"]
     ) -> Float32[Array, "b n d"]:
         """Returns one embedding per token; those at padding (id 0) are meaningless."""
-        return encode(self.config, self.params, jnp.asarray(tokens))
+        tokens = jnp.asarray(tokens)
+        if self.layout is not None:
+            rows = self.layout.sharding((axes.BATCH, None), tokens.shape)
+            tokens = jax.device_put(tokens, rows)
+        return encode(self.config, self.params, tokens)
+
+    def placed(self, layout: Layout) -> "FrozenT5":
+        """Returns the encoder spread over devices; what lies so already is not moved."""
+        shardings = layout.params(param_axes(self.config), self.params)
+        params = jax.device_put(self.params, shardings)
+        return dataclasses.replace(self, params=params, layout=layout)
+
+    def free(self) -> None:
+        """Gives up the parameters' memory, whoever else holds them; no caption can be read then."""
+        for value in jax.tree.leaves(self.params):
+            value.delete()
 
 
-def make_frozen_t5(config: T5Config, params: Any, *, values_digest: str | None = None) -> FrozenT5:
+def make_frozen_t5(
+    config: T5Config,
+    params: Any,
+    *,
+    values_digest: str | None = None,
+    layout: Layout | None = None,
+) -> FrozenT5:
     """Binds params, boxed or not, to a config.
 
     Args:
       config: sizes.
       params: tree of a T5Encoder.
       values_digest: params_digest(params) where a loader made it while reading.
+      layout: that the params lie in already.
 
     Raises:
       ValueError: naming a tensor that is missing, unknown or of another shape.
@@ -88,7 +114,7 @@ def make_frozen_t5(config: T5Config, params: Any, *, values_digest: str | None =
     sizes = {k: v for k, v in dataclasses.asdict(config).items() if k != "dtype"}
     content = json.dumps(sizes, sort_keys=True) + (values_digest or params_digest(params))
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return FrozenT5(config=config, params=params, digest=digest)
+    return FrozenT5(config=config, params=params, digest=digest, layout=layout)
 
 
 def _check_shapes(config: T5Config, found: dict[str, tuple[int, ...]]) -> None:

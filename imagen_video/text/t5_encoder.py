@@ -251,7 +251,9 @@ class T5Encoder(nn.Module):
 
     def hidden_states(self, tokens: Int32[Array, "b n"]) -> tuple[Float32[Array, "b n d"], ...]:
         """Returns num_layers + 2 states: embedded tokens, after each layer, after the norm."""
-        return self.encoder(self.token_embedder(tokens), tokens > 0)
+        # The table may be held in bfloat16; what is added to its rows may not.
+        embedded = self.token_embedder(tokens).astype(jnp.float32)
+        return self.encoder(embedded, tokens > 0)
 
 
 def _dense(config: T5Config, features: int, names: tuple[str, str], init, name: str) -> nn.Dense:

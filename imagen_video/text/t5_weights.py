@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
+from jax.sharding import NamedSharding
 from safetensors.numpy import save_file
 
+from imagen_video.sharding import axes
+from imagen_video.sharding.layout import Layout
 from imagen_video.text.frozen_t5 import (
     FrozenT5,
     combined_digest,
@@ -46,6 +49,44 @@ _AXES = {
     REL_EMBEDDING: ("num_heads", "relpos_buckets"),
     EMBEDDING: ("vocab_size", "emb_dim"),
 }
+# What the encoder's modules call these axes.
+_LOGICAL = {
+    "emb_dim": axes.EMBED,
+    "joined": axes.HEADS,
+    "num_heads": axes.HEADS,
+    "mlp_dim": axes.MLP,
+    "relpos_buckets": axes.BUCKETS,
+    "vocab_size": axes.VOCAB,
+}
+
+Place = Callable[[str, np.ndarray], Any]
+
+
+def on_one_device(path: str, value: np.ndarray) -> jax.Array:
+    """Places a tensor whole."""
+    del path
+    return jnp.asarray(value)
+
+
+def shape_alone(path: str, value: np.ndarray) -> jax.ShapeDtypeStruct:
+    """Keeps nothing of a tensor but its shape: for an encoder of which only the digest matters."""
+    del path
+    return jax.ShapeDtypeStruct(value.shape, value.dtype)
+
+
+def in_parts(layout: Layout) -> Place:
+    """Returns what places each tensor so that a device, and a process, holds its part alone."""
+
+    def place(path: str, value: np.ndarray) -> jax.Array:
+        names = [_LOGICAL[size] for size in _size_names(path)]
+        sharding = NamedSharding(layout.mesh, layout.param_spec(names, value.shape))
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return place
+
+
+def _size_names(path: str) -> tuple[str, ...]:
+    return next(names for ending, names in _AXES.items() if path.endswith(ending))
 
 
 def load_t5(
@@ -53,7 +94,8 @@ def load_t5(
     *,
     dtype: str = "float32",
     param_dtype: str = "float32",
-    place: Callable[[str, np.ndarray], jax.Array] = lambda _, value: jnp.asarray(value),
+    place: Place = on_one_device,
+    layout: Layout | None = None,
 ) -> FrozenT5:
     """Loads an encoder from T5X, Hugging Face safetensors or `save_t5`, with sizes found there.
 
@@ -64,6 +106,7 @@ def load_t5(
       dtype: compute dtype of the encoder, 'float32' or 'bfloat16'.
       param_dtype: the dtype parameters are held in, 'float32' or 'bfloat16'.
       place: puts one host array on its devices, given its T5X path.
+      layout: spreads parameters over devices instead; None for what `place` does.
 
     Raises:
       ValueError: one line naming the file and the tensor that is missing, damaged, of a wrong
@@ -73,13 +116,15 @@ def load_t5(
         raise ValueError(f"param_dtype: {param_dtype!r}, must be one of {', '.join(HELD_TYPES)}")
     checkpoint = open_checkpoint(path)
     config = infer_config(checkpoint.tensors, checkpoint.stated, dtype=dtype, where=str(path))
+    place = place if layout is None else in_parts(layout)
     params, digests = {}, {}
     for t5x_path, tensor in checkpoint.tensors.items():
         value = tensor.read()
         digests[t5x_path] = tensor_digest(value)
         params[t5x_path] = place(t5x_path, np.ascontiguousarray(value, jnp.dtype(param_dtype)))
     params = traverse_util.unflatten_dict(params, sep="/")
-    return make_frozen_t5(config, params, values_digest=combined_digest(digests))
+    digest = combined_digest(digests)
+    return make_frozen_t5(config, params, values_digest=digest, layout=layout)
 
 
 def open_checkpoint(path: epath.PathLike) -> Checkpoint:
@@ -130,10 +175,10 @@ def infer_config(
     """
     votes = collections.defaultdict(collections.Counter)
     for path, tensor in tensors.items():
-        axes = next(names for ending, names in _AXES.items() if path.endswith(ending))
-        if len(axes) != len(tensor.shape):
-            raise ValueError(f"{tensor.name}: shape {tensor.shape}, must be {axes}")
-        for axis, size in zip(axes, tensor.shape, strict=True):
+        names = _size_names(path)
+        if len(names) != len(tensor.shape):
+            raise ValueError(f"{tensor.name}: shape {tensor.shape}, must be {names}")
+        for axis, size in zip(names, tensor.shape, strict=True):
             votes[axis][size] += 1
     sizes = {axis: counter.most_common(1)[0][0] for axis, counter in votes.items()}
     joined, num_heads = sizes.pop("joined"), sizes["num_heads"]

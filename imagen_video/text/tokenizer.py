@@ -69,17 +69,21 @@ class Tokenizer:
         tokens = np.full((len(captions), num_tokens), PAD_ID, np.int32)
         lost = []
         for row, caption in zip(tokens, captions, strict=True):
-            ids = self.encode(caption)
-            if len(ids) >= num_tokens:
-                lost.append(len(ids) + 1 - num_tokens)
-                ids = ids[: num_tokens - 1]
-            row[: len(ids) + 1] = [*ids, EOS_ID]
+            ids, too_long_by = self.ids(caption, num_tokens)
+            row[: len(ids)] = ids
+            lost += [too_long_by] if too_long_by else []
         if lost:
             _log.warning(
                 "%d of %d captions truncated to %d tokens, %d tokens lost (at most %d from one)",
                 len(lost), len(captions), num_tokens, sum(lost), max(lost),
             )  # fmt: skip
         return tokens
+
+    def ids(self, caption: str, num_tokens: int) -> tuple[list[int], int]:
+        """Returns at most `num_tokens` ids, the last of them `</s>`, and how many were cut off."""
+        ids = self.encode(caption)
+        lost = max(0, len(ids) + 1 - num_tokens)
+        return [*ids[: num_tokens - 1], EOS_ID], lost
 
     def encode(self, caption: str) -> list[int]:
         """Returns the caption's ids, without `</s>`, padding or truncation."""
@@ -91,6 +95,23 @@ class Tokenizer:
         ids = [int(token) for token in tokens]
         ends = [i for i, token in enumerate(ids) if token in (PAD_ID, EOS_ID)]
         return self._processor.decode(ids[: ends[0]] if ends else ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionTokens:
+    """What a batch holds of its captions: `tokens`. Light enough to go to reading processes.
+
+    Attributes:
+      tokenizer: captions to ids.
+      num_tokens: padded or truncated to.
+    """
+
+    tokenizer: Tokenizer
+    num_tokens: int
+
+    def __call__(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns int32 `tokens` [m n]."""
+        return {"tokens": self.tokenizer(captions, self.num_tokens)}
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:

@@ -9,29 +9,32 @@ from etils import epath
 
 from imagen_video.cascade.weights import load_stage
 from imagen_video.training.checkpoints import check_fit, restore_params
-from imagen_video.training.state import TrainState
+from imagen_video.training.state import Params, TrainState
 
 
-def from_another_run(state: TrainState, source: str) -> TrainState:
-    """Returns the state with the averaged parameters of a run's newest checkpoint, or of a file.
+def params_of(source: str, *, like: Params) -> Params:
+    """Returns the averaged parameters of a run's newest checkpoint, or of an exported file.
 
     Args:
-      state: at step 0; its parameters say shapes, dtypes and shardings.
       source: work directory of a run of the same network, or a .safetensors file of one.
+      like: parameters of the shapes and dtypes wanted, where they are wanted.
 
     Raises:
       ValueError: there is neither, or the first parameter that differs.
     """
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
-    )
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     if source.endswith(".safetensors"):
         # Exported in fewer bits and cast to what sampling takes: trained on in float32.
         params = jax.tree.map(lambda p: p.astype(jnp.float32), load_stage(source).params)
         check_fit(params, like, where=source)
-        params = jax.tree.map(lambda p, x: jax.device_put(p, x.sharding), params, like)
     else:
         params, _ = restore_params(str(epath.Path(source) / "checkpoints"), like=like)
     logging.info("starting from the parameters of %s", source)
-    # A copy of its own: a step donates both.
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    return params
+
+
+def with_params(state: TrainState, params: Params) -> TrainState:
+    """Returns the state with copies of `params`, one of its own for the average: a step donates."""
+    params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params)
+    copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]
+    return dataclasses.replace(state, params=copies[0], ema_params=copies[1])

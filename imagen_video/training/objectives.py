@@ -51,7 +51,7 @@ def denoising_loss(
     stage: Stage,
     config: DenoisingConfig,
     params: Any,
-    encode: Encode,
+    encode: Encode | None,
     batch: Batch,
     key: KeyArray,
     *,
@@ -68,10 +68,10 @@ def denoising_loss(
       stage: whose network, schedule and resampling apply.
       config: the loss.
       params: of the network.
-      encode: tokens to frozen text embeddings.
+      encode: tokens to frozen text embeddings; not called where the batch holds `text_emb`.
       batch: as `data.pipeline.Batches` makes it: `video` [b f h w c] in [-1, 1] on this stage's
         output grid or a crop of it, `tokens` [m n], `row` [b], and for packed rows `is_image`,
-        `caption_index` and `caption_id`.
+        `caption_index` and `caption_id`; `text_emb` [m n d] if embeddings are cached.
       key: of this training step.
       layout: how clips are spread over devices.
     """
@@ -143,7 +143,7 @@ def denoising_loss(
 
 
 def embed_captions(
-    batch: Batch, *, encode: Encode, dropout: float, key: KeyArray
+    batch: Batch, *, encode: Encode | None, dropout: float, key: KeyArray
 ) -> tuple[Float[Array, "m n d"], Bool[Array, "m n"]]:
     """Returns frozen embeddings and masks of the batch's captions, zero and False where dropped.
 
@@ -158,7 +158,8 @@ def embed_captions(
     drop_keys = row_keys.fold_in_name(_fold_rows(key, ids), "caption_dropout")
     kept = jax.vmap(lambda k: jax.random.uniform(k, ()))(drop_keys) >= dropout
     text_mask = (tokens > 0) & kept[:, None]
-    text_emb = jax.lax.stop_gradient(encode(tokens))
+    text_emb = batch["text_emb"] if "text_emb" in batch else encode(tokens)
+    text_emb = jax.lax.stop_gradient(text_emb)
     return jnp.where(text_mask[..., None], text_emb, 0.0), text_mask
 
 

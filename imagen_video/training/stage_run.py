@@ -1,6 +1,7 @@
 """One training run of one stage: its data on its grid, its objective, the loop."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +18,14 @@ from imagen_video.training.loop import TrainConfig, train
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
 from imagen_video.training.optimizer import make_optimizer
 from imagen_video.training.placement import state_shardings
+from imagen_video.training.run_text import (
+    RunText,
+    cache_of,
+    caption_fn,
+    check_same_text,
+    encode_fn,
+    frozen_params,
+)
 from imagen_video.training.state import TrainState, abstract_state
 
 
@@ -89,7 +98,15 @@ def pipeline_config(run: StageRun, *, row_shards: int = 1) -> PipelineConfig:
     )
 
 
-def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -> Batches:
+def run_layout(run: StageRun) -> Layout | None:
+    """Returns how the run is spread over devices.
+
+    None on one device: there is nothing to lay out, and the program stays as small as it can be.
+    """
+    return make_layout(run.sharding) if jax.device_count() > 1 else None
+
+
+def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> Batches:
     """Lays out the run's training batches, the part of them that this process reads.
 
     Raises:
@@ -125,36 +142,60 @@ def make_batches(run: StageRun, text: TextModel, layout: Layout | None = None) -
     config = pipeline_config(run, row_shards=row_shards)
     return Batches(
         config,
-        tokenize=text.tokenize,
+        caption_fn=caption_fn(text),
         process_index=rows_of_process[0],
         process_count=rows_of_process[1],
         **sources,
     )
 
 
-def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
-    """Trains the stage in `workdir` on all devices; goes on where an earlier run stopped.
+def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]:
+    """Yields the captions that the run may read: of clips, and of still images if it packs any.
 
     Raises:
-      ValueError: the encoder's embeddings are not as wide as the network expects.
+      ValueError: an epoch has more than `most` captions of a kind.
     """
-    width = text.encoder.config.emb_dim
-    if width != run.stage.unet.text_in_dim:
+    source, share = run.data.source, run.data.image_share
+    if source.size > most:
         raise ValueError(
-            f"text.encoder: its embeddings are {width} wide, stage.unet.text_in_dim is"
+            f"data.source.size: {source.size} captions are too many to embed, ask for at most"
+            f" {most} or train without a cache"
+        )
+    for is_image, wanted in ((False, share < 1), (True, share > 0)):
+        for index in range(source.size if wanted else 0):
+            yield source.caption(index, split="train", is_image=is_image)
+
+
+def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
+    """Trains the stage in `workdir` on all devices; goes on where an earlier run stopped.
+
+    Args:
+      run: the run.
+      text: what captions are read with; with `run.text.cache`, a text model is only compared with
+        that of the cache.
+      workdir: see `train`.
+
+    Raises:
+      ValueError: the embeddings are not as wide as the network expects; the cache is of another
+        text model, or lacks a caption; or the work directory was trained with another.
+    """
+    if text.width != run.stage.unet.text_in_dim:
+        raise ValueError(
+            f"text.encoder: its embeddings are {text.width} wide, stage.unet.text_in_dim is"
             f" {run.stage.unet.text_in_dim}"
         )
-
-    # On one device there is nothing to lay out, and the program stays as small as it can be.
-    layout = make_layout(run.sharding) if jax.device_count() > 1 else None
+    if run.text.cache is not None and isinstance(text, TextModel):
+        text = cache_of(dataclasses.replace(text, paths=run.text))
+    for directory in filter(None, (workdir, run.train.init_from)):
+        check_same_text(directory, text)
+    layout = run_layout(run)
 
     def init_fn(key: KeyArray) -> Any:
         return init_stage_params(run.stage, key)
 
-    def loss_fn(params: Any, batch: Any, key: KeyArray):
-        return denoising_loss(
-            run.stage, run.objective, params, text.encoder, batch, key, layout=layout
-        )
+    def loss_fn(params: Any, batch: Any, key: KeyArray, *frozen: Any):
+        encode = encode_fn(text, *frozen)
+        return denoising_loss(run.stage, run.objective, params, encode, batch, key, layout=layout)
 
     placement = {}
     if layout is not None:
@@ -170,6 +211,7 @@ def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
         batches=make_batches(run, text, layout),
         config=run.train,
         workdir=workdir,
+        frozen=frozen_params(text, layout),
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
         **placement,
     )

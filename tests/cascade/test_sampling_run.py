@@ -3,12 +3,15 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
-from micro_cascade import STAGES, TSR1, cascade
+from micro_cascade import STAGES, TOKENS, TSR1, cascade, text_model
 
+from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.sampling_run import SampleRequest, run_request
+from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.video_io import read_clip, to_uint8
 
 REQUEST = SampleRequest(prompts=("A red circle!", "☃", "x" * 90), seed=2, through="tsr1")
@@ -74,6 +77,47 @@ def test_the_videos_are_those_of_the_cascade_whatever_the_batch(answered):
         read = (frames @ np.array([0.299, 0.587, 0.114])).ravel()
         likeness = [np.corrcoef(read, other)[0, 1] for other in luma]
         assert np.argmax(likeness) == row and likeness[row] > 0.95
+
+
+def test_an_offloaded_encoder_is_gone_before_the_first_stage_and_changes_no_bit(answered, tmp_path):
+    out, manifest = answered
+    own = load_text_model(TextPaths(), num_tokens=TOKENS)
+    before = [leaf.copy() for leaf in jax.tree.leaves(own.encoder.params)]
+    gone = []
+
+    def progress(*, stage, step, num_steps):
+        gone.append(all(leaf.is_deleted() for leaf in jax.tree.leaves(own.encoder.params)))
+
+    offloaded = run_request(
+        dataclasses.replace(cascade(), text=own),
+        REQUEST,
+        tmp_path / "out",
+        batch_size=2,
+        save_stages=True,
+        offload_text=True,
+        progress=progress,
+    )
+    assert gone and all(gone) and not any(leaf.is_deleted() for leaf in before)
+    assert timeless(offloaded) == timeless(manifest)
+    videos = {name: file for name, file in contents(out).items() if name != "manifest.json"}
+    assert {n: f for n, f in contents(tmp_path / "out").items() if n in videos} == videos
+    # The control: without the flag the encoder stays.
+    kept = load_text_model(TextPaths(), num_tokens=TOKENS)
+    request = dataclasses.replace(REQUEST, prompts=REQUEST.prompts[:1], through="base")
+    run_request(dataclasses.replace(cascade(), text=kept), request, tmp_path / "kept")
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept.encoder.params))
+
+
+def test_prompts_that_were_not_embedded_ahead_are_named():
+    text = load_text_model(TextPaths(), num_tokens=TOKENS)
+    expected, mask = text.embed(["a star", "a circle"])
+    embedded = embed_and_free(text, [["a star", "a circle"], ["a ring"]])
+    assert embedded.digest == text_model().digest
+    found = embedded.embed(("a star", "a circle"))
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(found[1], mask)
+    with pytest.raises(ValueError, match=r"prompts: \['a circle'\] were not embedded"):
+        embedded.embed(["a circle"])
 
 
 def forbidden(**kwargs):

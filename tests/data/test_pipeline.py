@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -34,8 +35,13 @@ class NumberedClips:
 
 
 def tokenize(captions):
-    """One token: the caption's number plus 1; the empty caption is 0."""
-    return np.array([[int(c) + 1 if c else 0] for c in captions], np.int32)
+    """One token, the caption's number plus 1, and the number again in another type and shape."""
+    numbers = np.array([int(c) for c in captions])
+    embedded = np.broadcast_to(numbers[:, None, None], (len(numbers), 2, 3))
+    return {
+        "tokens": (numbers[:, None] + 1).astype(np.int32),
+        "text_emb": embedded.astype(ml_dtypes.bfloat16),
+    }
 
 
 def levels(batch):
@@ -47,7 +53,7 @@ def make(*, count=10, images=None, process=(0, 1), damaged=frozenset(), **config
     image_source = None if images is None else NumberedClips(images, is_image=True)
     return Batches(
         PipelineConfig(**config),
-        tokenize=tokenize,
+        caption_fn=tokenize,
         video_source=NumberedClips(count, damaged=frozenset(damaged)),
         image_source=image_source,
         process_index=process[0],
@@ -98,10 +104,13 @@ def captions_by_frame(batches):
     """(row, frame) to (record shown, record its caption names) over all parts of a global batch."""
     tokens = np.concatenate([b["tokens"] for b in batches])
     ids = np.concatenate([b["caption_id"] for b in batches])
+    text_emb = np.concatenate([b["text_emb"] for b in batches])
+    assert text_emb.dtype == ml_dtypes.bfloat16
     read = {}
     for batch in batches:
         for row, shown, index in zip(batch["row"], levels(batch), batch["caption_index"]):
             for frame, (record, slot) in enumerate(zip(shown, index)):
+                assert (text_emb[slot] == record).all()
                 read[row, frame] = (record, tokens[slot, 0] - 1, ids[slot])
     return read
 
@@ -160,7 +169,7 @@ def test_ragged_shards_are_padded_to_one_shape():
 
 def test_a_run_of_videos_has_one_caption_a_row_and_no_index():
     batch = make(batch_size=4, num_threads=0)[0]
-    assert batch.keys() == {"video", "tokens", "row"}
+    assert batch.keys() == {"video", "tokens", "text_emb", "row"}
     np.testing.assert_array_equal(batch["tokens"][:, 0] - 1, levels(batch)[:, 0])
 
 
@@ -220,7 +229,7 @@ def test_records_with_transforms_draw_from_the_position():
     ]
     source = Records(records=clips, transforms=(RandomWindow(frames=4, crop=(4, 4)),))
     config = PipelineConfig(batch_size=3, num_threads=0)
-    batches = Batches(config, tokenize=tokenize, video_source=source)
+    batches = Batches(config, caption_fn=tokenize, video_source=source)
     assert next(batches)["video"].shape == (3, 4, 4, 4, 3)
 
 

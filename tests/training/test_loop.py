@@ -41,7 +41,7 @@ class Clips:
 
 
 def tokenize(captions):
-    return np.array([[len(c), int(c)] for c in captions], np.int32)
+    return {"tokens": np.array([[len(c), int(c)] for c in captions], np.int32)}
 
 
 def init_fn(key):
@@ -61,7 +61,7 @@ def loss_fn(params, batch, key):
 def make_batches(pause=0.0, at=None, act=None):
     """Batches that pause before each and `act` when batch `at` of the run is fetched."""
     batches = Batches(
-        PipelineConfig(batch_size=4, num_threads=1), tokenize=tokenize, video_source=Clips()
+        PipelineConfig(batch_size=4, num_threads=1), caption_fn=tokenize, video_source=Clips()
     )
 
     class Disturbed:
@@ -242,7 +242,7 @@ def test_another_model_or_other_data_cannot_go_on(tmp_path):
     wide = {"init_fn": lambda key: init_fn(key) | {"out": jnp.zeros((16, 2))}}
     with pytest.raises(ValueError, match=r"params/out is float32\[16, 1\] in the checkpoint"):
         run(tmp_path, config_of(8), **wide)
-    other = Batches(PipelineConfig(batch_size=4, seed=9), tokenize=tokenize, video_source=Clips())
+    other = Batches(PipelineConfig(batch_size=4, seed=9), caption_fn=tokenize, video_source=Clips())
     with pytest.raises(ValueError, match="data seed is 9"):
         run(tmp_path, config_of(8), batches=other)
 
@@ -269,6 +269,23 @@ def test_a_run_starts_from_an_exported_file(tmp_path):
     assert bits(found) == bits(run(tmp_path / "wanted", config_of(4), **parts))
     with pytest.raises(ValueError, match=r"tsr1.safetensors/\S+ is .* but missing in this config"):
         run(tmp_path / "other", config)
+
+
+def test_a_run_starts_from_given_parameters_and_leaves_them_be(tmp_path):
+    given = jax.jit(init_fn)(jax.random.key(5))
+    kept = bits(given)
+    wanted = run(tmp_path / "wanted", config_of(6), init_fn=lambda key: given)
+
+    def frozen_loss(params, batch, key, frozen):
+        return loss_fn(jax.tree.map(lambda a, b: a + 0 * b, params, frozen), batch, key)
+
+    options = {"start_from": given, "frozen": (given,), "loss_fn": frozen_loss}
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "ours", config_of(6), batches=make_batches(at=5, act=crash), **options)
+    ours = run(tmp_path / "ours", config_of(6), **options)
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(wanted.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert bits(given) == kept
 
 
 def test_a_run_cannot_start_from_nothing_or_another_model(tmp_path):

@@ -1,0 +1,176 @@
+"""A cache gives back, for each caption, exactly what was written for it, and nothing for others."""
+
+import dataclasses
+import multiprocessing
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from imagen_video.data import embedding_cache
+from imagen_video.data.embedding_cache import (
+    FORMAT_VERSION,
+    CacheHeader,
+    CaptionEmbedding,
+    begin_cache,
+    caption_key,
+    captions_digest,
+    in_order,
+    open_cache,
+    write_shard,
+)
+
+N, D = 6, 4
+CAPTIONS = [f"caption {i}" for i in range(11)] + ["", "赤い円", "half a \ud83c pair", " spaces "]
+
+
+def header_of(ordered, **changes):
+    fields = dict(
+        format_version=FORMAT_VERSION,
+        text_digest="a" * 64,
+        encoder="here",
+        tokenizer="there",
+        dtype="float32",
+        num_tokens=N,
+        width=D,
+        captions=len(ordered),
+        captions_digest=captions_digest(ordered),
+        shard_captions=4,
+    )
+    return CacheHeader(**fields | changes)
+
+
+def entry_of(caption):
+    """An embedding that no other caption has, of one to N tokens."""
+    rng = np.random.default_rng(caption_key(caption))
+    length = int(rng.integers(1, N + 1))
+    return CaptionEmbedding(
+        caption=caption,
+        tokens=rng.integers(1, 1000, length).astype(np.int32),
+        text_emb=rng.normal(size=(length, D)).astype(np.float32),
+    )
+
+
+def write(root, captions=CAPTIONS, shards=None):
+    ordered = in_order(captions)
+    header = header_of(ordered)
+    begin_cache(root, header, ordered)
+    for i, name in enumerate(header.shards):
+        if shards is None or i in shards:
+            write_shard(root / name, map(entry_of, ordered[4 * i : 4 * i + 4]))
+    return root
+
+
+def check_batch(cache, captions):
+    arrays = cache(captions)
+    assert arrays["tokens"].shape == (len(captions), N) and arrays["tokens"].dtype == np.int32
+    assert arrays["text_emb"].shape == (len(captions), N, D)
+    assert arrays["text_emb"].dtype == ml_dtypes.bfloat16
+    for caption, tokens, text_emb in zip(captions, arrays["tokens"], arrays["text_emb"]):
+        entry = entry_of(caption)
+        n = len(entry.tokens)
+        np.testing.assert_array_equal(tokens[:n], entry.tokens)
+        np.testing.assert_array_equal(text_emb[:n], entry.text_emb.astype(ml_dtypes.bfloat16))
+        assert not tokens[n:].any() and not text_emb[n:].astype(np.float32).any()
+
+
+def test_every_caption_finds_its_own_embedding(tmp_path):
+    cache = open_cache(str(write(tmp_path / "cache")))
+    check_batch(cache, CAPTIONS[::-1] + CAPTIONS[:3])
+    assert cache.width == D and cache.digest == "a" * 64
+
+
+def _check_elsewhere(cache):
+    check_batch(cache, CAPTIONS)
+
+
+def test_a_cache_goes_to_another_process_and_opens_its_files_there(tmp_path):
+    cache = open_cache(str(write(tmp_path / "cache")))
+    cache.read(CAPTIONS[0])
+    process = multiprocessing.get_context("spawn").Process(target=_check_elsewhere, args=(cache,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_captions_that_share_a_key_are_told_apart(tmp_path, monkeypatch):
+    keys = {caption: i % 3 for i, caption in enumerate(CAPTIONS)}
+    monkeypatch.setattr(embedding_cache, "caption_key", lambda caption: keys.get(caption, 1))
+    cache = open_cache(str(write(tmp_path / "cache")))
+    for caption in CAPTIONS:
+        np.testing.assert_array_equal(cache.read(caption).tokens, entry_of(caption).tokens)
+    with pytest.raises(ValueError, match="no embedding of the caption 'another'"):
+        cache.read("another")
+
+
+def test_a_caption_that_is_not_there_is_named(tmp_path):
+    cache = open_cache(str(write(tmp_path / "cache")))
+    for caption in ("a caption", "caption 1 ", "Caption 1"):
+        with pytest.raises(ValueError, match=f"no embedding of the caption {caption!r}"):
+            cache(["caption 1", caption])
+
+
+def test_order_and_digest_depend_on_the_set_of_captions_alone():
+    ordered = in_order(CAPTIONS)
+    assert sorted(ordered) == sorted(CAPTIONS)
+    assert in_order(CAPTIONS[::-1] * 2) == ordered
+    assert captions_digest(ordered) != captions_digest(in_order(CAPTIONS[1:]))
+
+
+def test_an_unfinished_cache_is_refused_and_one_that_is_none(tmp_path):
+    root = write(tmp_path / "cache", shards=(0, 2))
+    with pytest.raises(ValueError, match="2 of 4 files are missing"):
+        open_cache(str(root))
+    with pytest.raises(ValueError, match="no embedding cache"):
+        open_cache(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_digest": "b" * 64, "encoder": "elsewhere"}, "aaaaaaaaaaaa .*here.* bbbb.*elsewh"),
+        ({"num_tokens": N + 1}, "num_tokens 6, not 7"),
+        ({"captions_digest": "0"}, "captions_digest"),
+    ],
+)
+def test_a_folder_begun_otherwise_is_left_alone(tmp_path, change, message):
+    root = write(tmp_path / "cache")
+    before = {path: path.read_bytes() for path in root.iterdir()}
+    ordered = in_order(CAPTIONS)
+    begin_cache(root, header_of(ordered), ordered)
+    with pytest.raises(ValueError, match=message):
+        begin_cache(root, header_of(ordered, **change), ordered)
+    assert {path: path.read_bytes() for path in root.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds something else"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_damage_is_named_with_its_file(tmp_path):
+    root = write(tmp_path / "cache")
+    shard = root / header_of(CAPTIONS).shards[1]
+    content = bytearray(shard.read_bytes())
+    # Somewhere in the records, whose place in the file the test does not know: all of the middle.
+    for i in range(len(content) // 3, 2 * len(content) // 3):
+        content[i] ^= 0xFF
+    shard.write_bytes(content)
+    cache = open_cache(str(root))
+    with pytest.raises(ValueError, match="cannot be read"):
+        cache(CAPTIONS)
+
+
+def test_headers_of_another_format_or_with_unknown_fields_are_refused(tmp_path):
+    root = write(tmp_path / "cache")
+    file = root / "header.json"
+    text = file.read_text()
+    file.write_text(text.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
+    with pytest.raises(ValueError, match=r"header\.json: format_version: 99, this library reads"):
+        open_cache(str(root))
+    file.write_text(text.replace('"width"', '"breadth"'))
+    with pytest.raises(ValueError, match="breadth: unknown field"):
+        open_cache(str(root))
+    assert dataclasses.fields(CacheHeader)
