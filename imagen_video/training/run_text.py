@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from imagen_video.cascade.weights import load_stage
 from imagen_video.data.embedding_cache import EmbeddingCache, open_cache
 from imagen_video.data.transforms import CaptionFn
 from imagen_video.sharding.layout import Layout
@@ -93,20 +94,29 @@ def encode_fn(text: RunText, params: Any = None) -> Encode | None:
     return lambda tokens: encode(text.encoder.config, params, tokens)
 
 
-def check_same_text(workdir: str, text: RunText) -> None:
-    """Refuses to go on in `workdir` with another text model than its checkpoints were trained with.
+def check_same_text(source: str, text: RunText) -> None:
+    """Refuses to go on from what was trained with another text model.
+
+    Args:
+      source: work directory of a run, which may not have begun, or an exported .safetensors file.
+      text: of the run that goes on.
 
     Raises:
       ValueError: naming both.
     """
-    root = epath.Path(workdir)
-    file = root / "config.json"
-    if not file.exists() or not any((root / "checkpoints").glob("[0-9]*")):
-        return
-    before = json.loads(file.read_text())
-    if before.get("text_digest", text.digest) != text.digest:
+    if source.endswith(".safetensors"):
+        digest, made_of = load_stage(source).text_digest, ""
+    else:
+        root = epath.Path(source)
+        file = root / "config.json"
+        if not file.exists() or not any((root / "checkpoints").glob("[0-9]*")):
+            return
+        before = json.loads(file.read_text())
         paths = before["run"]["text"]
+        digest = before.get("text_digest", text.digest)
+        made_of = f" (encoder {paths['encoder']}, tokenizer {paths['tokenizer']})"
+    if digest != text.digest:
         raise ValueError(
-            f"{workdir}: was trained with text model {before['text_digest'][:12]} (encoder"
-            f" {paths['encoder']}, tokenizer {paths['tokenizer']}), but the run reads {text.name}"
+            f"{source}: was trained with text model {digest[:12]}{made_of}, but the run reads"
+            f" {text.name}"
         )

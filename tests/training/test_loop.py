@@ -12,11 +12,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from micro_cascade import TSR1, drawn_params, write_weights
 
-from imagen_video.cascade.stage import init_stage_params
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.records import to_dict
 from imagen_video.training.checkpoints import Checkpoints, restore_params
@@ -257,18 +254,6 @@ def test_a_run_starts_from_the_average_of_another_and_goes_on_alone(tmp_path):
     shutil.rmtree(tmp_path / "first")
     assert bits(run(tmp_path / "second", config)) == bits(wanted)
     assert bits(wanted) != bits(run(tmp_path / "scratch", config_of(6)))
-
-
-def test_a_run_starts_from_an_exported_file(tmp_path):
-    write_weights(tmp_path, (TSR1,))
-    parts = {"loss_fn": lambda params, batch, key: (optax.global_norm(params), {})}
-    config = config_of(4, init_from=str(tmp_path / "tsr1.safetensors"))
-    drawn = init_stage_params(TSR1, jax.random.key(0))
-    found = run(tmp_path / "found", config, init_fn=lambda key: drawn, **parts)
-    parts["init_fn"] = lambda key: drawn_params(TSR1)
-    assert bits(found) == bits(run(tmp_path / "wanted", config_of(4), **parts))
-    with pytest.raises(ValueError, match=r"tsr1.safetensors/\S+ is .* but missing in this config"):
-        run(tmp_path / "other", config)
 
 
 def test_a_run_starts_from_given_parameters_and_leaves_them_be(tmp_path):
