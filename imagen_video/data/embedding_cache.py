@@ -119,10 +119,10 @@ def begin_cache(root: pathlib.Path, header: CacheHeader, ordered: Sequence[str])
     if file.is_file():
         _check_same(root, _read_header(root), header)
         return
-    if root.is_dir() and any(not path.name.startswith(".") for path in root.iterdir()):
-        # A kill may have left the keys, which come before the header.
-        if {path.name for path in root.iterdir()} - {KEYS_FILE, f".{HEADER_FILE}.part"}:
-            raise ValueError(f"{root}: holds something else already, name another folder")
+    # What a kill may have left, for the header comes last.
+    begun = {KEYS_FILE, f".{KEYS_FILE}.part", f".{HEADER_FILE}.part"}
+    if root.is_dir() and {path.name for path in root.iterdir()} - begun:
+        raise ValueError(f"{root}: holds something else already, name another folder")
     root.mkdir(parents=True, exist_ok=True)
     keys = np.array([caption_key(caption) for caption in ordered], np.uint64)
     with atomic_path(root / KEYS_FILE) as part, open(part, "wb") as opened:

@@ -179,11 +179,7 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
       ValueError: the embeddings are not as wide as the network expects; the cache is of another
         text model, or lacks a caption; or the work directory was trained with another.
     """
-    if text.width != run.stage.unet.text_in_dim:
-        raise ValueError(
-            f"text.encoder: its embeddings are {text.width} wide, stage.unet.text_in_dim is"
-            f" {run.stage.unet.text_in_dim}"
-        )
+    check_text(run.stage, text)
     if run.text.cache is not None and isinstance(text, TextModel):
         text = cache_of(dataclasses.replace(text, paths=run.text))
     for directory in filter(None, (workdir, run.train.init_from)):
@@ -215,3 +211,12 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
         **placement,
     )
+
+
+def check_text(stage: Stage, text: RunText) -> None:
+    """Raises ValueError if the embeddings are not as wide as the network expects."""
+    if text.width != stage.unet.text_in_dim:
+        raise ValueError(
+            f"text.encoder: its embeddings are {text.width} wide, stage.unet.text_in_dim is"
+            f" {stage.unet.text_in_dim}"
+        )

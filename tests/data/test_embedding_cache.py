@@ -1,6 +1,5 @@
 """A cache gives back, for each caption, exactly what was written for it, and nothing for others."""
 
-import dataclasses
 import multiprocessing
 
 import ml_dtypes
@@ -150,6 +149,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_kill_before_the_header_leaves_a_folder_to_go_on_in(tmp_path):
+    whole = write(tmp_path / "whole")
+    root = tmp_path / "killed"
+    root.mkdir()
+    (root / "keys.npy").write_bytes((whole / "keys.npy").read_bytes()[:40])
+    (root / ".header.json.part").write_text("{")
+    write(root)
+    assert {p.name: p.read_bytes() for p in root.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.iterdir()
+    }
+
+
 def test_damage_is_named_with_its_file(tmp_path):
     root = write(tmp_path / "cache")
     shard = root / header_of(CAPTIONS).shards[1]
@@ -173,4 +184,3 @@ def test_headers_of_another_format_or_with_unknown_fields_are_refused(tmp_path):
     file.write_text(text.replace('"width"', '"breadth"'))
     with pytest.raises(ValueError, match="breadth: unknown field"):
         open_cache(str(root))
-    assert dataclasses.fields(CacheHeader)
