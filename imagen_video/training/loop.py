@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from imagen_video.training.checkpoints import Checkpoints, restore_params
 from imagen_video.training.metric_writer import MetricWriter
 from imagen_video.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from imagen_video.training.progress import Progress
-from imagen_video.training.state import InitFn, TrainState, abstract_state, init_state
+from imagen_video.training.state import InitFn, Params, TrainState, abstract_state, init_state
 from imagen_video.training.step import LossFn, Metrics, make_train_step
+from imagen_video.training.stop_signal import StopSignal
 
 
 @runtime_checkable
@@ -111,6 +110,8 @@ def train(
     run_config: Any = None,
     state_shardings: TrainState | None = None,
     batch_sharding: jax.sharding.Sharding | None = None,
+    start_from: Params | None = None,
+    frozen: Sequence[Any] = (),
 ) -> TrainState:
     """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -128,6 +129,8 @@ def train(
       run_config: kept in every checkpoint, JSON values: what is needed to build `init_fn` again.
       state_shardings: of the state's leaves; None means one device.
       batch_sharding: of every leaf of a global batch; None means one device.
+      start_from: parameters of step 0, in place of the drawn ones; they are copied.
+      frozen: what `loss_fn` is given besides, in place on its devices; the same at every step.
 
     Returns:
       The state after the last step.
@@ -149,6 +152,7 @@ def train(
         microbatches=config.microbatches,
         state_shardings=state_shardings,
         batch_sharding=batch_sharding,
+        frozen_shardings=[jax.tree.map(lambda x: x.sharding, tree) for tree in frozen],
     )
     is_first = jax.process_index() == 0
     root = epath.Path(workdir)
@@ -159,7 +163,9 @@ def train(
         if checkpoints.latest_step is None:
             state = init_state(init_fn, optimizer, seed=config.seed, shardings=state_shardings)
             if config.init_from is not None:
-                state = _from_another_run(state, config.init_from)
+                state = _with_params(state, _average_of_run(state, config.init_from))
+            if start_from is not None:
+                state = _with_params(state, start_from)
         else:
             like = _with_shardings(abstract_state(init_fn, optimizer), state_shardings)
             state, data, _ = checkpoints.restore(like)
@@ -177,8 +183,8 @@ def train(
             reports = _Reports(config, start, writer, progress)
             previous = None
             for step in range(start + 1, config.num_steps + 1):
-                batch = _to_devices(next(batches), batch_sharding)
-                state, metrics = train_step(state, batch)
+                batch = to_devices(next(batches), batch_sharding)
+                state, metrics = train_step(state, batch, *frozen)
                 # The device is busy with this step while the one before is reported; waiting for
                 # that one keeps no more than two batches in flight.
                 if previous is not None:
@@ -237,52 +243,21 @@ class _Reports:
             )
 
 
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a note that the loop reads between steps.
-
-    A second Ctrl-C interrupts at once. With several processes jax itself listens for SIGTERM, and
-    Ctrl-C is left alone. Only a main thread can listen; in another this does nothing.
-    """
-
-    def __init__(self):
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after `step`; with several processes, the same answer on all of them."""
-        if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.received = self.received or signal.SIGTERM
-                return True
-            return False
-        return self.received is not None
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _from_another_run(state: TrainState, workdir: str) -> TrainState:
-    """Returns the state with the averaged parameters of a run's newest checkpoint."""
+def _average_of_run(state: TrainState, workdir: str) -> Params:
+    """Returns the averaged parameters of a run's newest checkpoint, placed like the state's."""
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
     params, _ = restore_params(str(epath.Path(workdir) / "checkpoints"), like=like)
     logging.info("starting from the parameters of %s", workdir)
-    # A copy of its own: a step donates both.
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    return params
+
+
+def _with_params(state: TrainState, params: Params) -> TrainState:
+    """Returns the state with copies of `params`, one of its own for the average: a step donates."""
+    params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params)
+    copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]
+    return dataclasses.replace(state, params=copies[0], ema_params=copies[1])
 
 
 def _with_shardings(like: TrainState, shardings: TrainState | None) -> TrainState:
@@ -293,7 +268,8 @@ def _with_shardings(like: TrainState, shardings: TrainState | None) -> TrainStat
     )
 
 
-def _to_devices(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
+def to_devices(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    """Returns the global batch of which `batch` is this process's part; None means one device."""
     if sharding is None:
         return jax.device_put(batch)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,6 +1,6 @@
 """One training step: gradient, update, average. It knows no network, only a loss of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from imagen_video.training.state import Params, TrainState
 
 Batch = Any
 Metrics = dict[str, Any]
-LossFn = Callable[[Params, Batch, KeyArray], tuple[Float[Array, ""], Metrics]]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# Both may be given more trees of arrays, such as a teacher's parameters: never moved, not donated.
+LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]  # (params, batch, key, *frozen)
+TrainStep = Callable[..., tuple[TrainState, Metrics]]  # (state, batch, *frozen)
 
 
 def training_key(run_seed: int, step: Int[Array, ""] | int) -> KeyArray:
@@ -38,14 +39,16 @@ def make_train_step(
     microbatches: int = 1,
     state_shardings: TrainState | None = None,
     batch_sharding: Any = None,
+    frozen_shardings: Sequence[Any] = (),
 ) -> TrainStep:
-    """Compiles `train_step(state, batch) -> (state, metrics)`. The state handed in is given up.
+    """Compiles `train_step(state, batch, *frozen) -> (state, metrics)`; the old state is given up.
 
     A step whose loss or gradient is not finite changes nothing but the counts `step` and `skipped`,
     so that one bad batch costs one step and not the run.
 
     Args:
-      loss_fn: (params, batch, key) to a float32 scalar, a mean over rows, and scalars to report.
+      loss_fn: (params, batch, key, *frozen) to a float32 scalar, a mean over rows, and scalars to
+        report.
       optimizer: whose state `state.opt_state` is.
       ema_decay: of the average, see `ema_decay_at`.
       run_seed: of the noise, see `training_key`.
@@ -54,31 +57,31 @@ def make_train_step(
         computed one after the other in the memory of one.
       state_shardings: of the state's leaves; None leaves placement to jax.
       batch_sharding: of the batch's leaves, or one for all; None likewise.
+      frozen_shardings: of each frozen tree's leaves, where the two before are given.
 
     Returns:
       The jitted step. Metrics are float32 scalars: those of `loss_fn`, and `loss`, `grad_norm`
       (before clipping), `skipped` (1 or 0) and, given `schedule`, `learning_rate`.
     """
+    loss_and_grads = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def loss_and_grads(params: Params, batch: Batch, key: KeyArray):
-        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
-        return (loss, aux), grads
-
-    def mean_over_microbatches(params: Params, batch: Batch, key: KeyArray):
+    def mean_over_microbatches(params: Params, batch: Batch, key: KeyArray, *frozen: Any):
         first = jax.tree.map(lambda x: x[0], batch)
-        shapes = jax.eval_shape(loss_and_grads, params, first, key)
+        shapes = jax.eval_shape(loss_and_grads, params, first, key, *frozen)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, microbatch):
-            return jax.tree.map(jnp.add, total, loss_and_grads(params, microbatch, key)), None
+            part = loss_and_grads(params, microbatch, key, *frozen)
+            return jax.tree.map(jnp.add, total, part), None
 
         total, _ = jax.lax.scan(add, zeros, batch)
         return jax.tree.map(lambda x: x / microbatches, total)
 
     gradient = loss_and_grads if microbatches == 1 else mean_over_microbatches
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, aux), grads = gradient(state.params, batch, training_key(run_seed, state.step))
+    def train_step(state: TrainState, batch: Batch, *frozen: Any) -> tuple[TrainState, Metrics]:
+        key = training_key(run_seed, state.step)
+        (loss, aux), grads = gradient(state.params, batch, key, *frozen)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates_made = state.step - state.skipped
@@ -107,7 +110,7 @@ def make_train_step(
     placement = {}
     if state_shardings is not None or batch_sharding is not None:
         placement = {
-            "in_shardings": (state_shardings, batch_sharding),
+            "in_shardings": (state_shardings, batch_sharding, *frozen_shardings),
             "out_shardings": (state_shardings, None),
         }
     return jax.jit(train_step, donate_argnums=0, **placement)

@@ -256,6 +256,23 @@ def test_a_run_starts_from_the_average_of_another_and_goes_on_alone(tmp_path):
     assert bits(wanted) != bits(run(tmp_path / "scratch", config_of(6)))
 
 
+def test_a_run_starts_from_given_parameters_and_leaves_them_be(tmp_path):
+    given = jax.jit(init_fn)(jax.random.key(5))
+    kept = bits(given)
+    wanted = run(tmp_path / "wanted", config_of(6), init_fn=lambda key: given)
+
+    def frozen_loss(params, batch, key, frozen):
+        return loss_fn(jax.tree.map(lambda a, b: a + 0 * b, params, frozen), batch, key)
+
+    options = {"start_from": given, "frozen": (given,), "loss_fn": frozen_loss}
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "ours", config_of(6), batches=make_batches(at=5, act=crash), **options)
+    ours = run(tmp_path / "ours", config_of(6), **options)
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(wanted.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert bits(given) == kept
+
+
 def test_a_run_cannot_start_from_nothing_or_another_model(tmp_path):
     with pytest.raises(ValueError, match="first/checkpoints: no checkpoint there"):
         run(tmp_path / "a", config_of(4, init_from=str(tmp_path / "first")))

@@ -90,6 +90,22 @@ def test_microbatches_give_the_gradient_of_the_whole():
         np.testing.assert_allclose(by_whole[name], by_parts[name], rtol=1e-4, atol=1e-6)
 
 
+def test_frozen_trees_reach_the_loss_and_stay():
+    def towards(params, batch, key, target, scale):
+        return scale["s"] * jnp.sum((params["w"] - target["w"]) ** 2), {}
+
+    for microbatches in (1, 2):
+        optimizer = optax.sgd(0.25)
+        state = init_state(init_fn, optimizer, seed=0)
+        w, target = np.asarray(state.params["w"]), {"w": jnp.asarray([1.0, 2.0, 3.0])}
+        step = make(optimizer, towards, microbatches=microbatches)
+        batch = {"x": np.zeros((microbatches, 1), np.float32)}
+        for _ in range(2):
+            state, _ = step(state, batch, target, {"s": jnp.float32(1.0)})
+            w = (w + np.asarray(target["w"])) / 2
+            np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
+
+
 def infinite_gradient(params, batch, key):
     # Finite loss; the root's slope at 0 is infinite where the batch asks for it.
     return jnp.mean(jnp.sqrt(batch["x"] ** 2 * jnp.sum(params["w"] ** 2) * batch["zero"])), {}
