@@ -146,11 +146,13 @@ def guided(
     weights: Sequence[float] | Float[np.ndarray, " n"],
     thresholding: Thresholding,
     parameterization: Parameterization = "v",
+    reads_weight: bool = False,
 ) -> Callable[[Video, LogSNR, int | Int[Array, ""]], Video]:
     """Returns `predict_x(z_t, logsnr_t, step) -> x_hat`, all that a sampler needs to know.
 
     x_hat is guided, then thresholded, float32. Both branches are one evaluation with 2b rows. If
-    every weight is 0 the program has no unconditional branch at all: b rows.
+    every weight is 0, or if the network itself reads the weight, the program has no unconditional
+    branch at all: b rows.
 
     Args:
       denoise_fn: the network with its parameters bound.
@@ -160,6 +162,8 @@ def guided(
       thresholding: what brings x_hat back to [-1, 1].
       parameterization: what denoise_fn predicts. Guidance is linear in it, thresholding is not,
         so guidance comes first.
+      reads_weight: whether the network was distilled to take w as an input, in
+        `cond.guidance_weight`, which is set at every step.
 
     Raises:
       ValueError: there are no weights.
@@ -167,14 +171,17 @@ def guided(
     weights = tuple(float(weight) for weight in weights)
     if not weights:
         raise ValueError("weights: () must hold one weight per sampling step")
-    is_guided = any(weights)
+    is_guided = any(weights) and not reads_weight
     branches = both_branches(cond) if is_guided else cond
 
     def predict_tilde(z_t: Video, logsnr_t: LogSNR, step: int | Int[Array, ""]) -> Video:
-        if not is_guided:
-            return denoise_fn(z_t, logsnr_t, branches)
-        conditional, unconditional = predict_both(denoise_fn, z_t, logsnr_t, branches)
         weight = jnp.asarray(weights, jnp.float32)[step]
+        if reads_weight:
+            own = dataclasses.replace(cond, guidance_weight=jnp.broadcast_to(weight, len(z_t)))
+            return denoise_fn(z_t, logsnr_t, own)
+        if not is_guided:
+            return denoise_fn(z_t, logsnr_t, cond)
+        conditional, unconditional = predict_both(denoise_fn, z_t, logsnr_t, branches)
         return guide(conditional=conditional, unconditional=unconditional, weight=weight)
 
     def guided_predict_x(z_t: Video, logsnr_t: LogSNR, step: int | Int[Array, ""]) -> Video:
