@@ -100,27 +100,27 @@ class StudentGrid:
         return jnp.maximum(jnp.asarray((i + 1 - self.jump) / self.num_steps), 0)
 
 
-def student_steps(*, start: int, final: int, jump: Literal[1, 2]) -> tuple[int, ...]:
-    """Returns N of every student on the way from `start` DDIM steps to `final` steps.
+def student_steps(*, start_steps: int, final_steps: int, jump: Literal[1, 2]) -> tuple[int, ...]:
+    """Returns N of every student, each half of the one before.
 
-    The first student for the stochastic sampler has N = `start`: its steps of 2 / N are two of the
-    teacher's. The first for DDIM has half as many, and there is none if `start` equals `final`.
+    The first for the stochastic sampler has as many steps as the DDIM sampler of its teacher: its
+    steps of 2 / N are two of the teacher's. The first for DDIM has half as many.
 
     Args:
-      start: steps of the first teacher's DDIM sampler.
-      final: steps of the last student.
+      start_steps: of the first teacher's DDIM sampler.
+      final_steps: of the last student; equal to start_steps, it leaves DDIM nothing to halve.
       jump: as in `StudentGrid`.
 
     Raises:
-      ValueError: halving does not lead from `start` to `final`, or `final` is below `jump`.
+      ValueError: halving never gives final_steps, or they are fewer than `jump`.
     """
-    if final < jump:
-        raise ValueError(f"final: {final} is below {jump}, the least for this sampler")
-    steps = [start]
-    while steps[-1] > final and steps[-1] % 2 == 0:
+    if final_steps < jump:
+        raise ValueError(f"final_steps: {final_steps} is below {jump}, the least for this sampler")
+    steps = [start_steps]
+    while steps[-1] > final_steps and steps[-1] % 2 == 0:
         steps.append(steps[-1] // 2)
-    if steps[-1] != final:
-        raise ValueError(f"final: halving {start} steps never gives {final}")
+    if steps[-1] != final_steps:
+        raise ValueError(f"final_steps: halving {start_steps} steps never gives {final_steps}")
     return tuple(steps if jump == 2 else steps[1:])
 
 

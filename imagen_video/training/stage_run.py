@@ -138,12 +138,7 @@ def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
     Raises:
       ValueError: the encoder's embeddings are not as wide as the network expects.
     """
-    width = text.encoder.config.emb_dim
-    if width != run.stage.unet.text_in_dim:
-        raise ValueError(
-            f"text.encoder: its embeddings are {width} wide, stage.unet.text_in_dim is"
-            f" {run.stage.unet.text_in_dim}"
-        )
+    check_text(run.stage, text)
 
     # On one device there is nothing to lay out, and the program stays as small as it can be.
     layout = make_layout(run.sharding) if jax.device_count() > 1 else None
@@ -173,3 +168,13 @@ def train_stage(run: StageRun, *, text: TextModel, workdir: str) -> TrainState:
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
         **placement,
     )
+
+
+def check_text(stage: Stage, text: TextModel) -> None:
+    """Raises ValueError if the encoder's embeddings are not as wide as the network expects."""
+    width = text.encoder.config.emb_dim
+    if width != stage.unet.text_in_dim:
+        raise ValueError(
+            f"text.encoder: its embeddings are {width} wide, stage.unet.text_in_dim is"
+            f" {stage.unet.text_in_dim}"
+        )

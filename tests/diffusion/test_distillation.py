@@ -85,7 +85,7 @@ def test_the_whole_student_sampler_gives_what_the_teachers_gives():
             return progressive_target(teacher, z_t=z_t, i=i, grid=grid, schedule=SCHEDULE)
 
         teacher = gaussian_x
-        for num_steps in student_steps(start=64, final=4, jump=1):
+        for num_steps in student_steps(start_steps=64, final_steps=4, jump=1):
             grid = StudentGrid(num_steps=num_steps)
             teacher = functools.partial(student, teacher, grid)
             ours = start
@@ -235,25 +235,25 @@ def test_rows_and_frames_have_steps_of_their_own():
 
 
 def test_ladders():
-    assert student_steps(start=256, final=8, jump=1) == (128, 64, 32, 16, 8)
-    assert student_steps(start=128, final=8, jump=1) == (64, 32, 16, 8)
-    assert student_steps(start=256, final=8, jump=2) == (256, 128, 64, 32, 16, 8)
-    assert student_steps(start=128, final=8, jump=2) == (128, 64, 32, 16, 8)
-    assert student_steps(start=8, final=8, jump=1) == ()
-    assert student_steps(start=8, final=8, jump=2) == (8,)
+    assert student_steps(start_steps=256, final_steps=8, jump=1) == (128, 64, 32, 16, 8)
+    assert student_steps(start_steps=128, final_steps=8, jump=1) == (64, 32, 16, 8)
+    assert student_steps(start_steps=256, final_steps=8, jump=2) == (256, 128, 64, 32, 16, 8)
+    assert student_steps(start_steps=128, final_steps=8, jump=2) == (128, 64, 32, 16, 8)
+    assert student_steps(start_steps=8, final_steps=8, jump=1) == ()
+    assert student_steps(start_steps=8, final_steps=8, jump=2) == (8,)
     for start, final in ((256, 7), (12, 4), (8, 16), (9, 4)):
         with pytest.raises(ValueError, match=f"halving {start} steps never gives {final}"):
-            student_steps(start=start, final=final, jump=1)
-    with pytest.raises(ValueError, match="final: 1 is below 2"):
-        student_steps(start=8, final=1, jump=2)
-    assert student_steps(start=8, final=1, jump=1) == (4, 2, 1)
+            student_steps(start_steps=start, final_steps=final, jump=1)
+    with pytest.raises(ValueError, match="final_steps: 1 is below 2"):
+        student_steps(start_steps=8, final_steps=1, jump=2)
+    assert student_steps(start_steps=8, final_steps=1, jump=1) == (4, 2, 1)
 
 
 @pytest.mark.parametrize("jump", [1, 2])
 def test_every_step_is_two_of_the_teachers_at_times_that_it_knows(jump):
     """The first teacher is sampled by 64 DDIM steps; a later one is the student before."""
     teacher_steps, teacher_jump = 64, 1
-    for num_steps in student_steps(start=64, final=4, jump=jump):
+    for num_steps in student_steps(start_steps=64, final_steps=4, jump=jump):
         assert 2 * teacher_jump / teacher_steps == jump / num_steps
         grid, i = StudentGrid(num_steps=num_steps, jump=jump), jnp.arange(num_steps)
         times = teacher_steps * np.concatenate([grid.t(i), grid.m(i)])
