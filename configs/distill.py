@@ -76,7 +76,7 @@ def get_config(which: str = "base") -> ConfigDict:
                 guided_loss=loss,  # our choice: PD's, see GuidedObjective
                 loss=loss,  # snr_trunc: PD, GD
                 max_augmentation=trained.objective.max_augmentation,
-                max_error_ratio=1.0,  # our choice: no student ends further away than it began
+                max_error=0.1,  # our choice: a tenth of the variance of v
                 eval_clips=4,
             ),
             data=trained.data,

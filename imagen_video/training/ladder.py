@@ -84,7 +84,7 @@ def distill(run: DistillRun, *, text: TextModel, workdir: str) -> Iterator[RungR
         else:
             result = records.from_dict(RungResult, found)
         yield result
-        _check_converged(result, run.distillation.max_error_ratio)
+        _check_converged(result, run.distillation.max_error)
         before = rung
 
 
@@ -183,12 +183,12 @@ def student_start(rung: Rung, teacher_params: Any) -> Any:
     return traverse_util.unflatten_dict(flat)
 
 
-def _check_converged(result: RungResult, max_error_ratio: float) -> None:
+def _check_converged(result: RungResult, max_error: float) -> None:
     before, error = result.error_before, result.error
-    if before is None or error is None or not error <= max_error_ratio * before:
+    if before is None or error is None or error > max(before, max_error):
         raise ValueError(
-            f"{result.name}: diverged: its error is {error} where its teacher's own was {before}"
-            f" (distillation.max_error_ratio is {max_error_ratio}); {ADVICE}"
+            f"{result.name}: diverged: its error is {error}, {before} before training, and"
+            f" distillation.max_error is {max_error}; {ADVICE}"
         )
 
 

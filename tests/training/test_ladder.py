@@ -173,7 +173,7 @@ def test_a_rung_that_ends_further_away_than_it_began_ends_the_ladder(tmp_path, t
             climb(run, tmp_path / "work")
         assert not (tmp_path / "work" / "steps_0002").exists()
     # unless that much is allowed.
-    allowed = dataclasses.replace(run.distillation, max_error_ratio=1e9)
+    allowed = dataclasses.replace(run.distillation, max_error=1e9)
     names = [
         r.name for r in climb(dataclasses.replace(run, distillation=allowed), tmp_path / "work")
     ]
@@ -317,6 +317,7 @@ def test_rungs_of_other_kinds():
     [
         ({"final_steps": 3}, "final_steps: halving 4 steps never gives 3"),
         ({"eval_clips": 0}, "eval_clips: 0 must be positive"),
+        ({"max_error": 0.0}, "max_error: 0.0 must be positive"),
         (
             {"guidance": ConstantGuidance(weight=0.0), "final_steps": 4},
             "neither guidance nor steps to distil",
