@@ -190,9 +190,9 @@ def bounded_like(thresholding, x, images):
 @pytest.mark.parametrize(
     ("stage", "images", "thresholding", "loss"),
     [
-        (BASE, (), NoThreshold(), "snr_trunc"),
+        pytest.param(BASE, (), NoThreshold(), "snr_trunc", marks=pytest.mark.slow),
         (BASE, (1, 2), DynamicThreshold(percentile=80.0), "v_mse"),
-        (RESIDUAL, (0,), StaticClip(), "r_mse"),
+        pytest.param(RESIDUAL, (0,), StaticClip(), "r_mse", marks=pytest.mark.slow),
     ],
     ids=["base", "packed", "residual"],
 )
@@ -234,7 +234,11 @@ def test_stage_one_of_real_networks(stage, images, thresholding, loss):
 
 @pytest.mark.parametrize(
     ("stage", "images", "jump", "loss"),
-    [(BASE, (), 2, "snr_trunc"), (TSR1, (1,), 1, "v_mse"), (RESIDUAL, (), 2, "r_mse")],
+    [
+        pytest.param(BASE, (), 2, "snr_trunc", marks=pytest.mark.slow),
+        pytest.param(TSR1, (1,), 1, "v_mse", marks=pytest.mark.slow),
+        (RESIDUAL, (), 2, "r_mse"),
+    ],
     ids=["base", "packed", "residual"],
 )
 def test_stage_two_of_real_networks(stage, images, jump, loss):
