@@ -1,5 +1,6 @@
 """The public loaders: from files to a cascade that samples."""
 
+import functools
 import importlib.resources
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
 
+DISTILLED = "distilled"
 Weights = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
@@ -27,6 +29,7 @@ def load_cascade(
     text: TextPaths | None = None,
     through: str | None = None,
     sharding: ShardingConfig | Mapping[str, ShardingConfig] | None = None,
+    distilled: bool = False,
 ) -> Cascade:
     """Loads a cascade: the one embedded in this package, or one from a config and weights.
 
@@ -41,6 +44,8 @@ def load_cascade(
         wants all stages of the config, or takes all that have weights.
       sharding: how stages are spread over this process's devices, for all alike or by name; by
         default each clip is cut over all devices, by frames.
+      distilled: takes the students in the folder `distilled` of the weights, each sampled in the
+        steps that it was distilled for, one evaluation a step; of a config, only the text is read.
 
     Raises:
       ValueError: naming the file, field or tensor that is missing or does not fit.
@@ -59,7 +64,9 @@ def load_cascade(
         }
         check_chain([records_by_name[name] for name in STAGE_NAMES if name in records_by_name])
         text = text or config_files.to_record(TextPaths, loaded.text, where="text")
-    paths = _paths(weights)
+    paths = _paths(weights, distilled=distilled)
+    if distilled:
+        records_by_name = {}  # A student says itself how it is sampled.
     wanted = _through(tuple(records_by_name or paths), through)
     for name in wanted:
         if name not in paths:
@@ -76,10 +83,22 @@ def load_cascade(
         )
         for name in wanted
     )
+    for model in models:
+        if distilled and model.stage.distilled_steps is None:
+            raise ValueError(f"{paths[model.stage.name]}: holds no distilled weights")
     text_model = load_text_model(
         text or TextPaths(), num_tokens=models[0].stage.text_tokens, layout=local_layout()
     )
-    return Cascade(models=models, text=text_model)
+    students = functools.partial(
+        load_cascade,
+        config,
+        weights=weights,
+        text=text,
+        through=through,
+        sharding=sharding,
+        distilled=True,
+    )
+    return Cascade(models=models, text=text_model, load_students=None if distilled else students)
 
 
 def _layout(
@@ -114,6 +133,11 @@ def load_stage_weights(
         stored, params, text_digest = restore_stage(str(path))
     if name is not None and stored.name != name:
         raise ValueError(f"{path}: holds {stored.name}, not {name}")
+    if stage is not None and stage.distilled_steps != stored.distilled_steps:
+        raise ValueError(
+            f"{path}: distilled for {stored.distilled_steps} steps, which the config's"
+            f" {stage.name} is not; sample it without a config"
+        )
     try:
         return make_stage_model(stage or stored, params, text_digest=text_digest)
     except ValueError as error:
@@ -130,8 +154,8 @@ def _through(names: tuple[str, ...], last: str | None) -> tuple[str, ...]:
     return names[: names.index(last) + 1]
 
 
-def _paths(weights: Weights | None) -> dict[str, str]:
-    """Path of each stage's weights, in the order of the stages."""
+def _paths(weights: Weights | None, *, distilled: bool) -> dict[str, str]:
+    """Path of each stage's weights, in the order of the stages; a folder's students if asked."""
     if isinstance(weights, Mapping):
         unknown = set(weights) - set(STAGE_NAMES)
         if unknown:
@@ -143,6 +167,10 @@ def _paths(weights: Weights | None) -> dict[str, str]:
         root = epath.Path(weights)
         if not root.is_dir():
             raise ValueError(f"weights: {root} is not a folder")
+    if distilled:
+        root = root / DISTILLED
+        if not root.is_dir():
+            raise ValueError(f"distilled: there are no distilled weights, {root} is not a folder")
     found = {}
     for name in STAGE_NAMES:
         for path in (root / f"{name}.safetensors", root / name):

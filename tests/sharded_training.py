@@ -22,7 +22,7 @@ if __name__ == "__main__":
         "encoded": run_of(num_steps=2, batch_size=8),
         "cached": run_of(num_steps=2, batch_size=8, cache=cache),
     }.items():
-        layout = run_layout(run)
+        layout = run_layout(run.sharding)
         text = load_run_text(run.text, num_tokens=STAGE.text_tokens, layout=layout)
         train_stage(run, text=text, workdir=f"{workdir}/{name}")
         leaves = jax.tree.leaves(frozen_params(text, layout))

@@ -12,11 +12,13 @@ from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cli.main import main
 from imagen_video.config import load_config, to_record
 from imagen_video.data.captioned_shapes import grammar
-from imagen_video.diffusion.guidance import OscillatingGuidance
+from imagen_video.diffusion.guidance import GuidanceRange, OscillatingGuidance
 from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
 from imagen_video.profiling.description import count_params, describe_stage
+from imagen_video.sampling.steppers import StochasticDistilled
 from imagen_video.text.t5_encoder import T5Config
 from imagen_video.text.text_model import TextPaths, load_text_model
+from imagen_video.training.rungs import DistillRun, ladder
 from imagen_video.training.stage_run import StageRun
 from imagen_video.training.text_run import TextRun
 
@@ -107,6 +109,55 @@ def test_every_training_config_builds(name, size):
     run = to_record(StageRun, load_config(f"configs/stages/{name}.py:{size}"))
     assert run.stage.name == name
     assert run.stage == stages(size)[name]
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_every_ladder_builds(name, size):
+    config = load_config(f"configs/distill.py:{name},{size}", {"teacher": "somewhere"})
+    run = to_record(DistillRun, config)
+    rungs = ladder(run)
+    assert run.stage == stages(size)[name]
+    assert rungs[-1].stage.distilled_steps == 8
+    assert isinstance(rungs[-1].stage.sampling.stepper, StochasticDistilled)
+    assert not any(rungs[-1].stage.sampling.guidance.weights(8))
+    weight = run.stage.sampling.guidance
+    assert (rungs[0].name == "guided") == (weight.weight != 0)
+    if size == "full":  # Table 1
+        start = 256 if name == "base" else 128
+        assert run.distillation.start_steps == rungs[0].stage.sampling.num_steps == start
+        assert [rung.stage.sampling.num_steps for rung in rungs[1:]] == [
+            *(start // 2**k for k in range(6 if name == "base" else 5))
+        ]
+        assert rungs[0].objective.guidance == weight
+        assert rungs[0].objective.thresholding == run.stage.sampling.thresholding
+
+
+def test_ladders_of_other_guidance():
+    for name in ("base", "tsr1", "ssr1"):  # section 2.6.2
+        config = load_config(f"configs/distill.py:{name},full,oscillating", {"teacher": "x"})
+        objective = ladder(to_record(DistillRun, config))[0].objective
+        assert objective.guidance == OscillatingGuidance(high=15.0, low=1.0)
+        assert isinstance(objective.thresholding, DynamicThreshold)
+    config = load_config("configs/distill.py:base,1.6b,range", {"teacher": "x"})
+    rungs = ladder(to_record(DistillRun, config))
+    assert all(rung.stage.unet.guidance_weight for rung in rungs)
+    assert isinstance(rungs[-1].objective.guidance, GuidanceRange)
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ("bass", "'bass' is not STAGE"),
+        ("base,tiny,constant", "is not STAGE"),
+        ("base,tiny,range,more", "is not STAGE"),
+        ("base,huge", "size 'huge' is not one of"),
+        ("ssr3,tiny,oscillating", "ssr3 has no oscillating guidance"),
+    ],
+)
+def test_ladders_that_there_are_not(which, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(f"configs/distill.py:{which}")
 
 
 def test_super_resolution_stages_train_on_the_published_short_clips_and_crops():

@@ -1,9 +1,10 @@
 """The cascade: checks that stages fit, walks prompts through them (arXiv 2210.02303, Fig. 6)."""
 
 import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -91,10 +92,12 @@ class Cascade:
     Attributes:
       models: base first.
       text: tokenizer and frozen encoder, or what they made of the prompts that will be sampled.
+      load_students: loads the cascade of distilled models that belongs to this one, if it has any.
     """
 
     models: tuple[StageModel, ...]
     text: TextModel | EmbeddedPrompts
+    load_students: Callable[[], "Cascade"] | None = None
 
     def __post_init__(self):
         check_chain([model.stage for model in self.models])
@@ -106,6 +109,17 @@ class Cascade:
                     f"{model.stage.name}: trained with text model {model.text_digest[:12]},"
                     f" but the cascade's is {self.text.digest[:12]}"
                 )
+
+    @functools.cached_property
+    def students(self) -> "Cascade":
+        """The distilled cascade, loaded when first asked for.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if self.load_students is None:
+            raise ValueError("distilled: this cascade has no distilled weights")
+        return self.load_students()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -135,6 +149,7 @@ class Cascade:
         steps: str | int | None = None,
         guidance: str = "constant",
         thresholding: str | None = None,
+        distilled: bool = False,
         progress: Progress | None = None,
     ) -> UInt8[np.ndarray, "b f h w 3"]:
         """Makes one clip per prompt, all in one batch.
@@ -148,16 +163,17 @@ class Cascade:
           steps: see `SamplingOptions`.
           guidance: likewise.
           thresholding: likewise.
+          distilled: whether the students sample, in few steps of one evaluation each.
           progress: told after every step.
 
         Returns:
           Clips of the last stage run.
 
         Raises:
-          ValueError: no prompts, or an option that is not one.
+          ValueError: no prompts, an option that is not one, or no distilled weights.
         """
         options = SamplingOptions(steps=steps, guidance=guidance, thresholding=thresholding)
-        results = self.run(
+        results = (self.students if distilled else self).run(
             prompts,
             seeds=seeds,
             indices=indices,

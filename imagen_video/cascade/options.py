@@ -37,7 +37,11 @@ class SamplingOptions:
             raise ValueError(f"steps: {self.steps!r} is not 'published' or a number from 1")
 
     def sampling(self, stage: Stage) -> Sampling:
-        """Returns how `stage` is sampled under these options."""
+        """Returns how `stage` is sampled under these options.
+
+        Raises:
+          ValueError: the stage was distilled for another number of steps than `steps`.
+        """
         chosen = stage.sampling
         if self.guidance == "oscillating" and stage.oscillating is not None:
             chosen = stage.oscillating
@@ -48,5 +52,10 @@ class SamplingOptions:
             steps = self.steps
             if steps == "published":
                 steps = PUBLISHED_STEPS.get(stage.name, PUBLISHED_SR_STEPS)
+            if stage.distilled_steps not in (None, steps):
+                raise ValueError(
+                    f"steps: {self.steps!r}, but these weights of {stage.name} were distilled for"
+                    f" {stage.distilled_steps} steps and no others"
+                )
             chosen = dataclasses.replace(chosen, num_steps=steps)
         return chosen

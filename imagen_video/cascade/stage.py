@@ -92,6 +92,8 @@ class Stage:
       sample_param_dtype: dtype name that parameters are held in while sampling.
       sampling: defaults with a constant guidance weight.
       oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
+      distilled_steps: the number of steps that the weights were distilled for, in which they are
+        sampled as `sampling` says and in no other way; None for weights that were not distilled.
     """
 
     name: Literal["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
@@ -107,6 +109,7 @@ class Stage:
     sample_param_dtype: Literal["float32", "bfloat16"] = "float32"
     sampling: Sampling
     oscillating: Sampling | None = None
+    distilled_steps: int | None = None
 
     def __post_init__(self):
         self.unet.check_size(self.output.height, self.output.width)
@@ -125,6 +128,11 @@ class Stage:
                 raise ValueError(
                     f"sampling.augmentation: {sampling.augmentation}, but input is {self.input}"
                 )
+        if self.distilled_steps not in (None, self.sampling.num_steps):
+            raise ValueError(
+                f"distilled_steps: {self.distilled_steps}, but sampling.num_steps is"
+                f" {self.sampling.num_steps}"
+            )
         if self.input is not None:
             for name in ("frames", "height", "width"):
                 large, small = getattr(self.output, name), getattr(self.input, name)

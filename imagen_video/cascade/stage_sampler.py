@@ -100,6 +100,7 @@ def run_steps(
         weights=sampling.guidance.weights(sampling.num_steps),
         thresholding=sampling.thresholding,
         parameterization=stage.prediction,
+        reads_weight=stage.unet.guidance_weight,
     )
     sampler = make_sampler(stage, sampling)
     state = dataclasses.replace(state, z=constrain(layout, state.z, axes.PIXELS))

@@ -26,8 +26,9 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_enum(
         "program",
         None,
-        ["train", "sample", "encode"],
-        "A training step, one guided evaluation and sampler step, or T5-XXL on the captions.",
+        ["train", "sample", "encode", "guide", "halve"],
+        "A training step, one guided evaluation and sampler step, T5-XXL on the captions, or a step"
+        " of either stage of distillation (configs/distill.py).",
         required=True,
         **fv,
     )
@@ -49,7 +50,9 @@ def run(flag_values: CommandFlags) -> int:
     from imagen_video.profiling import aot
     from imagen_video.profiling.programs import make_program
     from imagen_video.profiling.reports import report_lines
+    from imagen_video.profiling.rung_program import RUNG_PROGRAMS, rung_program
     from imagen_video.profiling.slices import Slice
+    from imagen_video.training.rungs import DistillRun
     from imagen_video.training.stage_run import StageRun
 
     if os.environ.get(_CHILD) != "1":
@@ -58,15 +61,19 @@ def run(flag_values: CommandFlags) -> int:
         return subprocess.run(command, env=aot.environment() | {_CHILD: "1"}).returncode
 
     where = Slice.parse(flag_values.slice)
-    stage_run = to_record(StageRun, with_recipe(flag_values, program=flag_values.program))
-    layout = aot.slice_layout(where, stage_run.sharding)
-    program = make_program(flag_values.program, stage_run, layout, clips=flag_values.clips)
+    kind, clips = flag_values.program, flag_values.clips
+    config = with_recipe(flag_values, program=kind)
+    run = to_record(DistillRun if kind in RUNG_PROGRAMS else StageRun, config)
+    layout = aot.slice_layout(where, run.sharding)
+    if kind in RUNG_PROGRAMS:
+        program, rows = rung_program(run, kind, layout)
+    else:
+        program = make_program(kind, run, layout, clips=clips)
+        rows = run.train.batch_size if kind == "train" else clips
     report = aot.compile_program(
         program, layout, where, ceiling=flag_values.ceiling, text_file=flag_values.hlo
     )
-    found = {"stage": stage_run.stage.name, "program": flag_values.program, "slice": str(where)}
-    train = flag_values.program == "train"
-    found["rows"] = stage_run.train.batch_size if train else flag_values.clips
+    found = {"stage": run.stage.name, "program": kind, "slice": str(where), "rows": rows}
     found |= {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     found |= dataclasses.asdict(report)
     print(json.dumps(found, indent=2) if flag_values.json else report_lines(found))

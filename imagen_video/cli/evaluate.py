@@ -39,7 +39,10 @@ def run(flag_values: CommandFlags) -> None:
         options=make_options(flag_values),
     )
     cascade = load_cascade(
-        flag_values.config, weights=flag_values.weights, through=flag_values.through
+        flag_values.config,
+        weights=flag_values.weights,
+        through=flag_values.through,
+        distilled=flag_values.distilled,
     )
     with ProgressBars() as bars:
         result = run_agreement(

@@ -1,7 +1,8 @@
 """Exports a training run: EMA weights to one .safetensors file a stage, ready to sample from.
 
---workdir is that of `imagen-video train`. A text encoder's run leaves text_encoder.safetensors and
-tokenizer.model. With --config, the file takes from it how the stage is sampled.
+--workdir is that of `imagen-video train`, or of `distill`, whose last student is exported. A text
+encoder's run leaves text_encoder.safetensors and tokenizer.model. With --config, the file takes
+from it how the stage is sampled.
 """
 
 import pathlib

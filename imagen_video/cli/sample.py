@@ -47,7 +47,10 @@ def run(flag_values: CommandFlags) -> None:
         options=make_options(flag_values),
     )
     cascade = load_cascade(
-        flag_values.config, weights=flag_values.weights, through=flag_values.through
+        flag_values.config,
+        weights=flag_values.weights,
+        through=flag_values.through,
+        distilled=flag_values.distilled,
     )
     if flag_values.weights is None:
         note_unknown_prompts(prompts)

@@ -35,6 +35,12 @@ def define_sampling_flags(flag_values: CommandFlags) -> None:
     flags.DEFINE_string(
         "steps", None, "'published' (256 base, 128 others) or a number for all stages.", **fv
     )
+    flags.DEFINE_bool(
+        "distilled",
+        False,
+        "Take the students in the weights' folder 'distilled': few steps, one evaluation each.",
+        **fv,
+    )
     flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", **fv)
     flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
 

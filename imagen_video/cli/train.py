@@ -42,7 +42,9 @@ def run(flag_values: CommandFlags) -> None:
         config = with_recipe(flag_values, program="train")
         stage_run = to_record(StageRun, config)
         text = load_run_text(
-            stage_run.text, num_tokens=stage_run.stage.text_tokens, layout=run_layout(stage_run)
+            stage_run.text,
+            num_tokens=stage_run.stage.text_tokens,
+            layout=run_layout(stage_run.sharding),
         )
         train_stage(stage_run, text=text, workdir=workdir)
     else:

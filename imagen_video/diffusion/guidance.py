@@ -71,13 +71,36 @@ class OscillatingGuidance:
 GuidanceSchedule = ConstantGuidance | OscillatingGuidance
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceRange:
+    """Weights that one distilled network is trained for and reads (arXiv 2210.03142, section 3.1).
+
+    Attributes:
+      low: least w, at least 0.
+      high: largest w.
+    """
+
+    low: float = 0.0
+    high: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"low: {self.low} must be at least 0 and less than high {self.high}")
+
+
 def guide(
     *,
     conditional: Float[Array, "*clip"],
     unconditional: Float[Array, "*clip"],
-    weight: float | Float[Array, ""],
+    weight: float | Float[Array, "..."],
 ) -> Float[Array, "*clip"]:
-    """Returns (1 + w) conditional - w unconditional: Eq. 5, the same in x, eps and v."""
+    """Returns (1 + w) conditional - w unconditional: Eq. 5, the same in x, eps and v.
+
+    Args:
+      conditional: what the network predicts with the caption.
+      unconditional: what it predicts without.
+      weight: w, or an array that broadcasts against a clip.
+    """
     return (1 + weight) * conditional - weight * unconditional
 
 
@@ -97,6 +120,25 @@ def both_branches(cond: Conditioning) -> Conditioning:
     return dataclasses.replace(both, caption_index=caption_index)
 
 
+def predict_both(
+    denoise_fn: Callable[[Video, LogSNR, Conditioning], Video],
+    z_t: Video,
+    logsnr_t: LogSNR,
+    branches: Conditioning,
+) -> tuple[Float[Array, "b f h w c"], Float[Array, "b f h w c"]]:
+    """Returns the conditional and the unconditional prediction, float32, of one evaluation.
+
+    Args:
+      denoise_fn: the network with its parameters bound.
+      z_t: b rows.
+      logsnr_t: [b] or [b f], nats.
+      branches: `both_branches` of what the rows are conditioned on, 2b rows.
+    """
+    prediction = denoise_fn(_pair(z_t, z_t), _pair(logsnr_t, logsnr_t), branches)
+    pairs = prediction.astype(jnp.float32).reshape(-1, 2, *prediction.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
 def guided(
     denoise_fn: Callable[[Video, LogSNR, Conditioning], Video],
     cond: Conditioning,
@@ -104,11 +146,13 @@ def guided(
     weights: Sequence[float] | Float[np.ndarray, " n"],
     thresholding: Thresholding,
     parameterization: Parameterization = "v",
+    reads_weight: bool = False,
 ) -> Callable[[Video, LogSNR, int | Int[Array, ""]], Video]:
     """Returns `predict_x(z_t, logsnr_t, step) -> x_hat`, all that a sampler needs to know.
 
     x_hat is guided, then thresholded, float32. Both branches are one evaluation with 2b rows. If
-    every weight is 0 the program has no unconditional branch at all: b rows.
+    every weight is 0, or if the network itself reads the weight, the program has no unconditional
+    branch at all: b rows.
 
     Args:
       denoise_fn: the network with its parameters bound.
@@ -118,6 +162,8 @@ def guided(
       thresholding: what brings x_hat back to [-1, 1].
       parameterization: what denoise_fn predicts. Guidance is linear in it, thresholding is not,
         so guidance comes first.
+      reads_weight: whether the network was distilled to take w as an input, in
+        `cond.guidance_weight`, which is set at every step.
 
     Raises:
       ValueError: there are no weights.
@@ -125,16 +171,17 @@ def guided(
     weights = tuple(float(weight) for weight in weights)
     if not weights:
         raise ValueError("weights: () must hold one weight per sampling step")
-    is_guided = any(weights)
+    is_guided = any(weights) and not reads_weight
     branches = both_branches(cond) if is_guided else cond
 
     def predict_tilde(z_t: Video, logsnr_t: LogSNR, step: int | Int[Array, ""]) -> Video:
-        if not is_guided:
-            return denoise_fn(z_t, logsnr_t, branches)
-        prediction = denoise_fn(_pair(z_t, z_t), _pair(logsnr_t, logsnr_t), branches)
-        pairs = prediction.astype(jnp.float32).reshape(-1, 2, *prediction.shape[1:])
-        conditional, unconditional = pairs[:, 0], pairs[:, 1]
         weight = jnp.asarray(weights, jnp.float32)[step]
+        if reads_weight:
+            own = dataclasses.replace(cond, guidance_weight=jnp.broadcast_to(weight, len(z_t)))
+            return denoise_fn(z_t, logsnr_t, own)
+        if not is_guided:
+            return denoise_fn(z_t, logsnr_t, cond)
+        conditional, unconditional = predict_both(denoise_fn, z_t, logsnr_t, branches)
         return guide(conditional=conditional, unconditional=unconditional, weight=weight)
 
     def guided_predict_x(z_t: Video, logsnr_t: LogSNR, step: int | Int[Array, ""]) -> Video:
@@ -142,7 +189,7 @@ def guided(
         x_tilde = predict_x(
             prediction, z_t=z_t, logsnr_t=logsnr_t, parameterization=parameterization
         )
-        return thresholding(x_tilde)
+        return thresholding(x_tilde, cond.is_image)
 
     return guided_predict_x
 

@@ -117,3 +117,21 @@ def predict_x(
         case "x":
             return prediction
     raise ValueError(f"parameterization: {parameterization!r} is not one of 'v', 'eps', 'x'")
+
+
+def prediction_of_x(
+    x: Float[Array, "*clip"],
+    *,
+    z_t: Float[Array, "*clip"],
+    logsnr_t: AnyLogSNR,
+    parameterization: Parameterization,
+) -> Float[Array, "*clip"]:
+    """Returns what a network predicts if it predicts x: the inverse of `predict_x`."""
+    match parameterization:
+        case "v":
+            return predict_v_from_x(x=x, z_t=z_t, logsnr_t=logsnr_t)
+        case "eps":
+            return predict_eps_from_x(x=x, z_t=z_t, logsnr_t=logsnr_t)
+        case "x":
+            return x
+    raise ValueError(f"parameterization: {parameterization!r} is not one of 'v', 'eps', 'x'")

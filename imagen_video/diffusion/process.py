@@ -103,6 +103,24 @@ def ddim_step(
     return diffuse(x=x, eps=eps, logsnr_t=logsnr_s)
 
 
+def x_of_ddim_step(
+    *,
+    z_s: Float[Array, "*clip"],
+    z_t: Float[Array, "*clip"],
+    logsnr_s: AnyLogSNR,
+    logsnr_t: AnyLogSNR,
+) -> Float[Array, "*clip"]:
+    """Returns the x whose `ddim_step` leads from z_t to z_s; s < t, undefined for s = t.
+
+    x = (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t) alpha_t): Salimans & Ho,
+    arXiv 2202.00512, appendix G.
+    """
+    logsnr_s, logsnr_t = expand(logsnr_s, z_t), expand(logsnr_t, z_t)
+    ratio = _sigma_ratio(logsnr_s, logsnr_t)
+    alpha_s, alpha_t = alpha_sigma(logsnr_s)[0], alpha_sigma(logsnr_t)[0]
+    return (z_s - ratio * z_t) / (alpha_s - ratio * alpha_t)
+
+
 def _alpha_ratio(logsnr_a: Float[Array, "..."], logsnr_b: Float[Array, "..."]) -> Array:
     """alpha_a / alpha_b, without the underflow of either."""
     return jnp.exp(0.5 * (jax.nn.softplus(-logsnr_b) - jax.nn.softplus(-logsnr_a)))

@@ -1,7 +1,9 @@
 """Bringing x_hat back to the range of pixels, [-1, 1], after guidance has pushed it out.
 
-Each kind is a frozen value and a function x_hat -> x_hat. Dynamic thresholding is written with
-reductions only, so that a clip split over many chips is never gathered or sorted.
+Each kind is a frozen value and a function (x_hat, is_image) -> x_hat, where `is_image` [b] marks
+rows that pack independent images instead of one video; None means that no row does. Dynamic
+thresholding is written with reductions only, so that a clip split over many chips is never gathered
+or sorted.
 """
 
 import dataclasses
@@ -11,16 +13,18 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from imagen_video.array_types import Video
+
+IsImage = Bool[Array, " b"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoThreshold:
     """Leaves x_hat as it is."""
 
-    def __call__(self, x: Video) -> Video:
+    def __call__(self, x: Video, is_image: IsImage = None) -> Video:
         return x
 
 
@@ -28,7 +32,7 @@ class NoThreshold:
 class StaticClip:
     """clip(x, -1, 1): Imagen Video, arXiv 2210.02303, section 2.6.2, "the standard approach"."""
 
-    def __call__(self, x: Video) -> Video:
+    def __call__(self, x: Video, is_image: IsImage = None) -> Video:
         return jnp.clip(x, -1, 1)
 
 
@@ -37,8 +41,8 @@ class DynamicThreshold:
     """clip(x, -s, s) / s, where s is a percentile of |x| but at least 1.
 
     s is taken for each sample over all its frames jointly, which avoids flicker (our choice: the
-    paper, arXiv 2210.02303, section 2.6.2, does not say). Imagen (arXiv 2205.11487, section 2.3 and
-    figure A.10) gives the percentile.
+    paper, arXiv 2210.02303, section 2.6.2, does not say); for each image of a packed row by itself.
+    Imagen (arXiv 2205.11487, section 2.3 and figure A.10) gives the percentile.
 
     Attributes:
       percentile: in (0, 100].
@@ -50,9 +54,12 @@ class DynamicThreshold:
         if not 0 < self.percentile <= 100:
             raise ValueError(f"percentile: {self.percentile} must be in (0, 100]")
 
-    def __call__(self, x: Video) -> Video:
-        s = jnp.maximum(percentile_of_magnitude(x, percentile=self.percentile), 1)
-        s = s.reshape(-1, *(1,) * (x.ndim - 1))
+    def __call__(self, x: Video, is_image: IsImage = None) -> Video:
+        percentile = functools.partial(percentile_of_magnitude, percentile=self.percentile)
+        s = jnp.maximum(percentile(x), 1)
+        if is_image is not None:
+            s = jnp.where(is_image[:, None], jnp.maximum(jax.vmap(percentile)(x), 1), s[:, None])
+        s = s.reshape(*s.shape, *(1,) * (x.ndim - s.ndim))
         return jnp.clip(x, -s, s) / s
 
 

@@ -105,9 +105,11 @@ class ContextEncoder(nn.Module):
         else:
             emb = captions_of_frames(pooled, cond.caption_index, layout=self.layout)
 
-        def embed(name: str, values: Array) -> Array:
+        def embed(name: str, values: Array, *, zero_init: bool = False) -> Array:
             values = values if values.ndim == 2 else values[:, None]
-            return ScalarEmbedding(self.emb_dim, dtype=self.dtype, name=name)(values)
+            return ScalarEmbedding(self.emb_dim, zero_init=zero_init, dtype=self.dtype, name=name)(
+                values
+            )
 
         emb = emb + embed("time", bounded_time(logsnr_t))
         if cond.low_res_logsnr is not None:
@@ -116,7 +118,9 @@ class ContextEncoder(nn.Module):
             if cond.guidance_weight is None:
                 raise ValueError("guidance_weight: this network reads w, and cond has None")
             # 1/(1 + w) is bounded for w >= 0 and resolves small weights, where w matters most.
-            emb = emb + embed("guidance_weight", 1.0 / (1.0 + cond.guidance_weight))
+            # It starts as 0, so that a student is its teacher, which has no such input.
+            bounded_weight = 1.0 / (1.0 + cond.guidance_weight)
+            emb = emb + embed("guidance_weight", bounded_weight, zero_init=True)
         return Context(
             emb=emb,
             tokens=tokens,

@@ -38,18 +38,22 @@ class ScalarEmbedding(nn.Module):
     Attributes:
       dim: output width.
       num_features: number of sinusoids.
+      zero_init: whether the embedding starts as 0, so that a trained network may be given it.
     """
 
     dim: int
     num_features: int = 256
+    zero_init: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, values: Float[Array, "..."]) -> Float[Array, "... dim"]:
         """Embeds values of any shape, of order 1; returns [..., dim]."""
         h = sinusoidal(values.astype(jnp.float32), self.num_features).astype(self.dtype)
-        h = dense(self.dim, dtype=self.dtype, names=(axes.IN, axes.EMB), name="hidden")(h)
-        return dense(self.dim, dtype=self.dtype, names=(axes.IN, axes.EMB), name="out")(nn.swish(h))
+        names = (axes.IN, axes.EMB)
+        h = nn.swish(dense(self.dim, dtype=self.dtype, names=names, name="hidden")(h))
+        zero_init = self.zero_init
+        return dense(self.dim, dtype=self.dtype, names=names, name="out", zero_init=zero_init)(h)
 
 
 def dense(

@@ -14,18 +14,27 @@ from imagen_video.text.masking import encoder_params
 from imagen_video.text.t5_weights import save_t5
 from imagen_video.text.tokenizer import load_tokenizer
 from imagen_video.training.checkpoints import restore_params
+from imagen_video.training.ladder_files import LADDER_FILE, last_rung
 from imagen_video.training.text_run import TOKENIZER_FILE, TextRun, encoder_config
 from imagen_video.video_io import atomic_path
 
+# Runs whose parameters are a stage's; both kinds hold it under the same name.
+STAGE_KINDS = ("StageRun", "Rung")
 
-def restore_stage(workdir: str) -> tuple[Stage, Any, str]:
+
+def restore_stage(workdir: str, *, like: Any = None) -> tuple[Stage, Any, str]:
     """Reads a stage's newest checkpoint: the stage, its EMA weights, its text model's digest.
 
+    Args:
+      workdir: of a stage's training, of one rung of a distillation, or of a whole ladder, whose
+        last student is read.
+      like: as in `restore_params`.
+
     Raises:
-      ValueError: there is no checkpoint, or it is not of a stage.
+      ValueError: there is no checkpoint, it is not of a stage, or the ladder is not finished.
     """
-    params, config = restore_params(_checkpoints(workdir))
-    if _kind(config) != "StageRun":
+    params, config = restore_params(_checkpoints(workdir), like=like)
+    if _kind(config) not in STAGE_KINDS:
         raise ValueError(f"{workdir}: its checkpoint is not of a stage")
     return _stage(config, workdir), params, config["text_digest"]
 
@@ -36,7 +45,7 @@ def export_run(
     """Writes the EMA weights of a run, of whatever kind, and returns the files written.
 
     Args:
-      workdir: of `train_stage` or `train_text`.
+      workdir: of `train_stage`, `distill` or `train_text`.
       out: the folder for them, made where there is none.
       dtype: of the stored tensors.
       sampled_as: a record of this stage whose sampling the file shall have; None leaves that of
@@ -46,7 +55,7 @@ def export_run(
       ValueError: there is no checkpoint, or it is of no run of this library, or of another stage.
     """
     params, config = restore_params(_checkpoints(workdir))
-    if _kind(config) == "StageRun":
+    if _kind(config) in STAGE_KINDS:
         stage = _stage(config, workdir)
         if sampled_as is not None:
             if sampled_as.name != stage.name:
@@ -73,7 +82,10 @@ def export_run(
 
 
 def _checkpoints(workdir: str) -> str:
-    return str(epath.Path(workdir) / "checkpoints")
+    root = epath.Path(workdir)
+    if (root / LADDER_FILE).exists():
+        root = last_rung(root)
+    return str(root / "checkpoints")
 
 
 def _kind(config: Any) -> str | None:

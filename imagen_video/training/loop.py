@@ -204,7 +204,8 @@ def train(
                 if stopped:
                     break
         checkpoints.wait()
-    if stop.received and int(state.step) < config.num_steps:
+    # After the last step, too: what comes next, such as another run, was not to begin.
+    if stop.received:
         logging.warning("stopped by signal %d at step %d, saved", stop.received, int(state.step))
         if stop.received == signal.SIGINT:
             raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from imagen_video import resample
-from imagen_video.array_types import Conditioning, KeyArray
+from imagen_video.array_types import Conditioning, KeyArray, LogSNR, Video
 from imagen_video.cascade.stage import Stage, denoise_fn, low_res_condition
 from imagen_video.diffusion import losses, process
 from imagen_video.diffusion.losses import Loss
@@ -21,6 +21,7 @@ from imagen_video.sharding.layout import Layout, constrain
 
 Batch = Mapping[str, Any]
 Encode = Callable[[Int[Array, "m n"]], Float[Array, "m n d"]]
+StageLoss = Loss | Literal["r_mse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class DenoisingConfig:
         leaves out low-res clips that are nearly noise, of which a short run learns nothing.
     """
 
-    loss: Loss | Literal["r_mse"] = "eps_mse"
+    loss: StageLoss = "eps_mse"
     caption_dropout: float = 0.1
     max_augmentation: float = 1.0
 
@@ -75,27 +76,94 @@ def denoising_loss(
       key: of this training step.
       layout: how clips are spread over devices.
     """
+    text_emb, text_mask = embed_captions(
+        batch, encode=encode, dropout=config.caption_dropout, key=key
+    )
+    inputs = draw_inputs(
+        stage,
+        batch,
+        key,
+        text_emb=text_emb,
+        text_mask=text_mask,
+        max_augmentation=config.max_augmentation,
+        layout=layout,
+    )
+    given = {"x": inputs.x, "eps": inputs.eps, "logsnr_t": inputs.logsnr_t}
+    prediction = denoise_fn(stage, params, layout=layout)(inputs.z_t, inputs.logsnr_t, inputs.cond)
+    target = {
+        "v": lambda: predict_v_from_x_and_eps(**given),
+        "eps": lambda: inputs.eps,
+        "x": lambda: inputs.x,
+    }[stage.prediction]()
+    return prediction_loss(stage, prediction, target, inputs=inputs, loss=config.loss), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a loss draws for a batch.
+
+    Attributes:
+      x: clean clips [b f h w c] in [-1, 1].
+      eps: the noise in z_t.
+      z_t: alpha_t x + sigma_t eps.
+      logsnr_t: [b], or [b f] where rows may be packed, nats.
+      step: Int, shaped like logsnr_t: i of t = (i + 1) / N; None where t is continuous.
+      cond: what the network is given besides.
+    """
+
+    x: Video
+    eps: Video
+    z_t: Video
+    logsnr_t: LogSNR
+    step: Any
+    cond: Conditioning
+
+
+def draw_inputs(
+    stage: Stage,
+    batch: Batch,
+    key: KeyArray,
+    *,
+    text_emb: Float[Array, "m n d"],
+    text_mask: Bool[Array, "m n"],
+    max_augmentation: float,
+    grid_steps: int | None = None,
+    layout: Layout | None = None,
+) -> Inputs:
+    """Draws times, noise and augmentation for a batch, each row from a key of its own.
+
+    Args:
+      stage: whose schedule and resampling apply.
+      batch: as in `denoising_loss`.
+      key: of this training step.
+      text_emb: embedded captions.
+      text_mask: True at their real tokens.
+      max_augmentation: as in `DenoisingConfig`.
+      grid_steps: N, if t is one of 1 / N, ..., 1; None draws it from U(0, 1).
+      layout: how clips are spread over devices.
+    """
     x, is_image = constrain(layout, batch["video"], axes.PIXELS), batch.get("is_image")
     frames, height, width = x.shape[1:4]
-    keys = _fold_rows(key, batch["row"])
+    keys = fold_rows(key, batch["row"])
 
-    def draw_logsnr(purpose: str, t_max: float = 1.0) -> Float[Array, "..."]:
+    def draw_time(purpose: str) -> Float[Array, "..."]:
         own = row_keys.fold_in_name(keys, purpose)
         if is_image is None:
-            t = jax.vmap(lambda k: jax.random.uniform(k, ()))(own)
-        else:
-            t = jax.vmap(lambda k: jax.random.uniform(k, (frames,)))(own)
-            t = jnp.where(is_image[:, None], t, t[:, :1])
-        return stage.schedule(t_max * t)
+            return jax.vmap(lambda k: jax.random.uniform(k, ()))(own)
+        t = jax.vmap(lambda k: jax.random.uniform(k, (frames,)))(own)
+        return jnp.where(is_image[:, None], t, t[:, :1])
 
-    logsnr_t = draw_logsnr("t")
+    t, step = draw_time("t"), None
+    if grid_steps is not None:
+        step = jnp.minimum((grid_steps * t).astype(jnp.int32), grid_steps - 1)
+        t = (step + 1) / grid_steps
+    logsnr_t = stage.schedule(t)
     eps = row_keys.normal(row_keys.fold_in_name(keys, "eps"), x.shape[1:])
     eps = constrain(layout, eps, axes.PIXELS)
-    z_t = process.diffuse(x=x, eps=eps, logsnr_t=logsnr_t)
 
     low_res = low_res_logsnr = None
     if stage.input is not None:
-        low_res_logsnr = draw_logsnr("augmentation", config.max_augmentation)
+        low_res_logsnr = stage.schedule(max_augmentation * draw_time("augmentation"))
         factor = stage.size_factor
         small = resample.resize(x, height=height // factor, width=width // factor)
         if is_image is None:
@@ -110,10 +178,6 @@ def denoising_loss(
             is_image=is_image,
         )
         low_res = constrain(layout, low_res, axes.PIXELS)
-
-    text_emb, text_mask = embed_captions(
-        batch, encode=encode, dropout=config.caption_dropout, key=key
-    )
     cond = Conditioning(
         text_emb=text_emb,
         text_mask=text_mask,
@@ -122,24 +186,41 @@ def denoising_loss(
         low_res=low_res,
         low_res_logsnr=low_res_logsnr,
     )
-    prediction = denoise_fn(stage, params, layout=layout)(z_t, logsnr_t, cond)
-    target = {
-        "v": lambda: predict_v_from_x_and_eps(x=x, eps=eps, logsnr_t=logsnr_t),
-        "eps": lambda: eps,
-        "x": lambda: x,
-    }[stage.prediction]()
+    z_t = process.diffuse(x=x, eps=eps, logsnr_t=logsnr_t)
+    return Inputs(x=x, eps=eps, z_t=z_t, logsnr_t=logsnr_t, step=step, cond=cond)
+
+
+def prediction_loss(
+    stage: Stage,
+    prediction: Video,
+    target: Video,
+    *,
+    inputs: Inputs,
+    loss: StageLoss,
+) -> Float[Array, ""]:
+    """Returns the weighted squared error of a stage's network, averaged over a batch.
+
+    Args:
+      stage: whose `prediction` both are.
+      prediction: of the network.
+      target: what it should be.
+      inputs: what the network saw.
+      loss: which error counts, as in `DenoisingConfig`.
+    """
     per_row = losses.weighted_mse(
         prediction,
         target,
-        logsnr_t=logsnr_t,
-        loss="v_mse" if config.loss == "r_mse" else config.loss,
+        logsnr_t=inputs.logsnr_t,
+        loss="v_mse" if loss == "r_mse" else loss,
         parameterization=stage.prediction,
     )
-    if config.loss == "r_mse":
+    if loss == "r_mse":
         per_row = per_row / residual_variance(
-            logsnr_t=logsnr_t, low_res_logsnr=low_res_logsnr, error=stage.low_res_error
+            logsnr_t=inputs.logsnr_t,
+            low_res_logsnr=inputs.cond.low_res_logsnr,
+            error=stage.low_res_error,
         )
-    return jnp.mean(per_row), {}
+    return jnp.mean(per_row)
 
 
 def embed_captions(
@@ -155,7 +236,7 @@ def embed_captions(
     """
     tokens = batch["tokens"]
     ids = batch.get("caption_id", batch["row"])
-    drop_keys = row_keys.fold_in_name(_fold_rows(key, ids), "caption_dropout")
+    drop_keys = row_keys.fold_in_name(fold_rows(key, ids), "caption_dropout")
     kept = jax.vmap(lambda k: jax.random.uniform(k, ()))(drop_keys) >= dropout
     text_mask = (tokens > 0) & kept[:, None]
     text_emb = batch["text_emb"] if "text_emb" in batch else encode(tokens)
@@ -163,5 +244,6 @@ def embed_captions(
     return jnp.where(text_mask[..., None], text_emb, 0.0), text_mask
 
 
-def _fold_rows(key: KeyArray, rows: Int[Array, " b"]) -> KeyArray:
+def fold_rows(key: KeyArray, rows: Int[Array, " b"]) -> KeyArray:
+    """Returns the key of each row, or caption, by its number."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)

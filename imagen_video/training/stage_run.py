@@ -98,12 +98,12 @@ def pipeline_config(run: StageRun, *, row_shards: int = 1) -> PipelineConfig:
     )
 
 
-def run_layout(run: StageRun) -> Layout | None:
-    """Returns how the run is spread over devices.
+def run_layout(sharding: ShardingConfig) -> Layout | None:
+    """Returns how a run is spread over devices.
 
     None on one device: there is nothing to lay out, and the program stays as small as it can be.
     """
-    return make_layout(run.sharding) if jax.device_count() > 1 else None
+    return make_layout(sharding) if jax.device_count() > 1 else None
 
 
 def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> Batches:
@@ -184,7 +184,7 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         text = cache_of(dataclasses.replace(text, paths=run.text))
     for directory in filter(None, (workdir, run.train.init_from)):
         check_same_text(directory, text)
-    layout = run_layout(run)
+    layout = run_layout(run.sharding)
 
     def init_fn(key: KeyArray) -> Any:
         return init_stage_params(run.stage, key)

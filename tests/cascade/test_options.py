@@ -34,6 +34,17 @@ def test_published_steps_are_256_for_the_base_and_128_for_the_others():
     assert SamplingOptions(steps=3).sampling(BASE) == dataclasses.replace(SAMPLING, num_steps=3)
 
 
+def test_distilled_weights_are_sampled_in_their_own_steps_and_in_no_others():
+    student = dataclasses.replace(BASE, oscillating=None, distilled_steps=4)
+    for steps in (None, 4):
+        assert SamplingOptions(steps=steps).sampling(student) == SAMPLING
+    for steps in (8, "published"):
+        with pytest.raises(ValueError, match=f"steps: {steps!r}, but .* base were distilled for 4"):
+            SamplingOptions(steps=steps).sampling(student)
+    with pytest.raises(ValueError, match=r"distilled_steps: 8, but sampling\.num_steps is 4"):
+        dataclasses.replace(student, distilled_steps=8)
+
+
 @pytest.mark.parametrize(
     "field", [{"guidance": "high"}, {"thresholding": "none"}, {"steps": 0}, {"steps": "many"}]
 )

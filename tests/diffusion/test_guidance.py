@@ -139,6 +139,25 @@ def test_guidance_commutes_with_the_choice_of_space():
         np.testing.assert_allclose(z_s[2], z_s[0], atol=1e-12)
 
 
+def test_a_network_that_reads_the_weight_is_evaluated_once_with_that_of_the_step():
+    seen = []
+
+    def reads(z_t, logsnr_t, cond):
+        seen.append(z_t.shape[0])
+        return denoise(z_t, logsnr_t, cond) + parameterization.expand(cond.guidance_weight, z_t)
+
+    cond, (z_t, logsnr_t) = conditioning(), noisy()
+    predict_x = guidance.guided(
+        reads, cond, weights=[6.0, 2.0], thresholding=NoThreshold(), reads_weight=True
+    )
+    for step, weight in enumerate((6.0, 2.0)):
+        v = denoise(z_t, logsnr_t, cond) + weight
+        truth = parameterization.predict_x_from_v(v=v, z_t=z_t, logsnr_t=logsnr_t)
+        got = jax.jit(predict_x)(z_t, logsnr_t, jnp.int32(step))
+        np.testing.assert_allclose(got, truth, atol=1e-5)
+    assert seen == [B]  # one program, no second branch
+
+
 @pytest.mark.parametrize("space", ["eps", "x"])
 def test_networks_of_other_parameterizations(space):
     cond, (z_t, logsnr_t) = conditioning(), noisy()

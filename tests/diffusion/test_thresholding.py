@@ -38,6 +38,21 @@ def test_numbers():
     np.testing.assert_array_equal(DynamicThreshold()(0.2 * x), 0.2 * x)
 
 
+def test_packed_images_are_thresholded_one_by_one():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 3, 4, 5, 3)), jnp.float32)
+    x = x * jnp.asarray([1.0, 2.0, 4.0])[:, None, None, None]
+    for kind in (DynamicThreshold(percentile=90.0), StaticClip(), NoThreshold()):
+        found = jax.jit(kind)(x, jnp.asarray([False, True]))
+        np.testing.assert_array_equal(found[0], kind(x[:1])[0])
+        for frame in range(3):
+            np.testing.assert_array_equal(found[1, frame], kind(x[1:, frame : frame + 1])[0, 0])
+    jointly = DynamicThreshold(percentile=90.0)(x)
+    assert (
+        np.abs(jointly[1] - DynamicThreshold(percentile=90.0)(x, jnp.ones(2, bool))[1]).max() > 0.1
+    )
+
+
 # No product of the interpolation is subnormal, which chips may flush to 0, and no sum overflows.
 MAGNITUDES = st.just(0.0) | st.floats(2.0**-80, 2.0**120, width=32)
 

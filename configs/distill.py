@@ -1,0 +1,101 @@
+"""Distillation of one stage to 8 steps: guidance first, then halvings (arXiv 2210.02303, 2.7).
+
+    imagen-video distill --config configs/distill.py:base --config.teacher=runs/base --workdir DIR
+    imagen-video distill --config configs/distill.py:ssr1,tiny --config.teacher=... --workdir DIR
+
+What follows the colon is STAGE[,SIZE[,VARIANT]]. VARIANT "oscillating" folds in the weights 15 and
+1 of section 2.6.2, as a function of the sampling step; "range" makes a student that reads w.
+
+The paper publishes the steps, 256 and 128 to 8, and the method. Training values are those of the
+works that it cites: PD, progressive distillation (2202.00512), and GD, guided distillation
+(2210.03142). Not run at full size.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from imagen_video_configs.stages import base as base_stage
+from imagen_video_configs.stages import ssr1, ssr2, ssr3, tsr1, tsr2, tsr3
+
+STAGES = dict(base=base_stage, tsr1=tsr1, ssr1=ssr1, ssr2=ssr2, tsr2=tsr2, tsr3=tsr3, ssr3=ssr3)
+VARIANTS = ("", "oscillating", "range")
+
+
+def get_config(which: str = "base") -> ConfigDict:
+    """Returns the ladder of `which`, STAGE[,SIZE[,VARIANT]]."""
+    name, size, variant = (*which.split(","), "", "")[:3]
+    if name not in STAGES or variant not in VARIANTS or which.count(",") > 2:
+        raise ValueError(
+            f"{which!r} is not STAGE[,SIZE[,VARIANT]] with a stage of {', '.join(STAGES)} and a"
+            " variant of oscillating, range"
+        )
+    size = size or "full"
+    trained = STAGES[name].get_config(size)
+    stage = trained.stage
+    tiny = size == "tiny"
+    guidance, thresholding = stage.sampling.guidance, stage.sampling.thresholding
+    if variant == "oscillating":
+        if stage.oscillating is None:
+            raise ValueError(f"{name} has no oscillating guidance (IV section 2.6.2)")
+        guidance, thresholding = stage.oscillating.guidance, stage.oscillating.thresholding
+    if variant == "range":
+        guidance = dict(kind="GuidanceRange", low=0.0, high=4.0 if name != "base" else 8.0)
+    if guidance.get("weight") == 0.0:
+        thresholding = dict(kind="NoThreshold")  # nothing to fold in, so no rung for it
+    # Sampling clips the guided x, so the student learns the clipped one; GD clips in some runs.
+    loss = "r_mse" if stage.get("low_res_error") else "snr_trunc"
+    train = dict(
+        batch_size=trained.train.batch_size,
+        microbatches=trained.train.microbatches,
+        log_every=trained.train.log_every,
+        checkpoint_every=trained.train.checkpoint_every,
+        keep=1,
+        num_steps=50_000,  # PD section 4: a halving; GD: likewise
+        seed=0,
+        ema_decay=0.0,  # PD's code: the student is the last parameters
+        optimizer=dict(
+            name="adam",
+            learning_rate=1e-4,  # PD, ImageNet 64x64
+            warmup_steps=0,  # PD
+            schedule="linear",  # PD: to 0 in each halving
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            clip_norm=1.0,  # PD
+        ),
+    )
+    config = ConfigDict(
+        dict(
+            stage=stage,
+            teacher=config_dict.placeholder(str),
+            distillation=dict(
+                guidance=guidance,
+                thresholding=thresholding,
+                sampler="stochastic",  # IV section 2.7
+                start_steps=256 if name == "base" else 128,  # IV Table 1
+                final_steps=8,  # IV Table 1
+                guided_loss=loss,  # our choice: PD's, see GuidedObjective
+                loss=loss,  # snr_trunc: PD, GD
+                max_augmentation=trained.objective.max_augmentation,
+                max_error=0.1,  # our choice: a tenth of the variance of v
+                eval_clips=4,
+            ),
+            data=trained.data,
+            text=trained.text,
+            guided=dict(train),
+            halving=dict(train),
+            sharding=trained.sharding,
+        )
+    )
+    config.guided.ema_decay = 0.9999  # GD
+    if tiny:
+        demo(config, name)
+    return config
+
+
+def demo(config: ConfigDict, name: str) -> None:
+    """Sets what suits the demonstration: short rungs on two CPU cores; all our choice."""
+    for rung in (config.guided, config.halving):
+        rung.update(num_steps=1000 if name == "base" else 200, checkpoint_every=100)
+        rung.optimizer.learning_rate = 3e-4
+    config.guided.ema_decay = 0.99
+    config.distillation.start_steps = 64 if name == "base" else 32

@@ -1,0 +1,56 @@
+"""Distils a trained stage into a student of few steps; a ladder that was stopped goes on exactly.
+
+Guidance is folded into one network, then steps are halved until few remain. Every rung is trained,
+checkpointed and measured against its teacher in a folder of its own under --workdir; one that
+diverges ends the ladder with a message. `imagen-video export --workdir DIR` takes the last student.
+"""
+
+from absl import flags
+
+from imagen_video.cli import distributed
+from imagen_video.config import CommandFlags, define_config, to_record
+
+
+def define(flag_values: CommandFlags) -> None:
+    """Defines --config, --workdir and --distributed."""
+    define_config(
+        flag_values,
+        required=True,
+        help="configs/distill.py:STAGE[,SIZE[,oscillating|,range]]; --config.teacher=PATH names the"
+        " stage's weights: a training work directory or a .safetensors file.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the rungs go, local or gs://.",
+        flag_values=flag_values,
+        required=True,
+    )
+    distributed.define(flag_values)
+
+
+def run(flag_values: CommandFlags) -> None:
+    """Climbs the ladder and prints a line for every rung."""
+    distributed.join(flag_values)
+    from imagen_video.training.ladder import distill
+    from imagen_video.training.run_text import load_run_text
+    from imagen_video.training.rungs import DistillRun
+    from imagen_video.training.stage_run import run_layout
+
+    distill_run = to_record(DistillRun, flag_values.config)
+    text = load_run_text(
+        distill_run.text,
+        num_tokens=distill_run.stage.text_tokens,
+        layout=run_layout(distill_run.sharding),
+    )
+    for result in distill(distill_run, text=text, workdir=flag_values.workdir):
+        print(
+            f"{result.name}: error {_number(result.error)}, {_number(result.error_before)} before"
+            f" training; its clips differ from its teacher's by {_number(result.sample_difference)}"
+            " (root mean square of -1 to 1)",
+            flush=True,
+        )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

@@ -1,0 +1,233 @@
+"""Climbs a ladder of students: trains each rung, measures it against its teacher, goes on."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+from flax import traverse_util
+
+from imagen_video import records
+from imagen_video.array_types import KeyArray
+from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
+from imagen_video.cascade.weights import load_stage
+from imagen_video.sharding.layout import Layout
+from imagen_video.training import ladder_files
+from imagen_video.training.distillation import distillation_loss
+from imagen_video.training.export import restore_stage
+from imagen_video.training.loop import train
+from imagen_video.training.optimizer import make_optimizer
+from imagen_video.training.placement import state_shardings
+from imagen_video.training.run_text import RunText, encode_fn, frozen_params
+from imagen_video.training.rung_evaluation import losses_on_unseen_batch, sample_difference
+from imagen_video.training.rungs import DistillRun, Rung, ladder, stage_run
+from imagen_video.training.stage_run import check_text, make_batches, run_layout
+from imagen_video.training.state import abstract_state
+
+# Of a stage, what its weights depend on.
+TRAINED_FIELDS = "name output input fill unet schedule prediction low_res_error".split()
+ADVICE = "lower the learning rate of its optimizer and use another work directory"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RungResult:
+    """How close a student came to its teacher.
+
+    Attributes:
+      name: of the rung.
+      error_before: loss of the untrained student, which is its teacher, on an unseen batch.
+      error: of the trained one, on the same batch with the same noise. None if it is not finite.
+      sample_difference: root mean square, of clips in [-1, 1]; see `sample_difference`.
+      skipped: training steps without a finite gradient.
+    """
+
+    name: str
+    error_before: float | None
+    error: float | None
+    sample_difference: float | None
+    skipped: int
+
+
+def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungResult]:
+    """Climbs the ladder in `workdir` on all devices, and yields what became of each rung.
+
+    Killed at any moment and started again, it goes on where it was: finished rungs stay, the one in
+    progress ends with the bits of an undisturbed run. Every rung reads its teacher from disk.
+
+    Raises:
+      ValueError: a rung diverged; the teacher's weights are missing or of another stage or text
+        model; `workdir` holds a ladder of another configuration.
+    """
+    if run.teacher is None:
+        raise ValueError("config.teacher: name the weights file or work directory to distil from")
+    check_text(run.stage, text)
+    layout = run_layout(run.sharding)
+    root, rungs = epath.Path(workdir), ladder(run)
+    for rung in rungs:
+        ladder_files.check_same_rung(root / rung.name, rung)
+    before = None
+    for rung in rungs:
+        folder = root / rung.name
+        found = ladder_files.read_evaluation(folder)
+        if found is None:
+            where = run.teacher if before is None else str(root / before.name)
+            teacher_params = _restore(where, rung.teacher, text=text, layout=layout)
+        if jax.process_index() == 0:
+            ladder_files.write_ladder(root, [rung.name for rung in rungs])
+        if found is None:
+            result = _climb(run, rung, teacher_params, text=text, folder=folder, layout=layout)
+        else:
+            result = records.from_dict(RungResult, found)
+        yield result
+        _check_converged(result, run.distillation.max_error)
+        before = rung
+
+
+def _climb(
+    run: DistillRun,
+    rung: Rung,
+    teacher_params: Any,
+    *,
+    text: RunText,
+    folder: epath.Path,
+    layout: Layout | None,
+) -> RungResult:
+    """Trains a rung and measures it."""
+    logging.info("%s: %d steps", rung.name, rung.train.num_steps)
+
+    def loss_fn(params: Any, batch: Any, key: KeyArray, teacher_params: Any, *encoder: Any):
+        return distillation_loss(
+            rung.objective,
+            params,
+            teacher_params,
+            encode_fn(text, *encoder),
+            batch,
+            key,
+            student=rung.stage,
+            teacher=rung.teacher,
+            layout=layout,
+        )
+
+    init_fn = functools.partial(init_stage_params, rung.stage)
+    placement = {}
+    if layout is not None:
+        optimizer = make_optimizer(rung.train.optimizer, rung.train.num_steps)
+        placement["state_shardings"] = state_shardings(
+            layout, stage_param_axes(rung.stage), abstract_state(init_fn, optimizer)
+        )
+        placement["batch_sharding"] = layout.batch(microbatches=rung.train.microbatches)
+    start = student_start(rung, teacher_params)
+    frozen = (teacher_params, *frozen_params(text, layout))
+    try:
+        state = train(
+            init_fn=init_fn,
+            loss_fn=loss_fn,
+            batches=make_batches(stage_run(run, rung), text, layout),
+            config=rung.train,
+            workdir=str(folder),
+            run_config={
+                "run": records.to_dict(rung),
+                "ladder": records.to_dict(run),
+                "text_digest": text.digest,
+            },
+            start_from=start,
+            frozen=frozen,
+            **placement,
+        )
+    except FloatingPointError as error:
+        raise ValueError(f"{rung.name}: diverged: {error}; {ADVICE}") from error
+    error_before, error = losses_on_unseen_batch(
+        run,
+        rung,
+        loss_fn,
+        params=(start, state.ema_params),
+        frozen=frozen,
+        text=text,
+        layout=layout,
+    )
+    difference = sample_difference(
+        run,
+        rung,
+        params=state.ema_params,
+        teacher_params=teacher_params,
+        text=text,
+        layout=layout,
+    )
+    result = RungResult(
+        name=rung.name,
+        error_before=_finite(error_before),
+        error=_finite(error),
+        sample_difference=_finite(difference),
+        skipped=int(state.skipped),
+    )
+    if jax.process_index() == 0:
+        ladder_files.write_evaluation(folder, records.to_dict(result))
+    return result
+
+
+def student_start(rung: Rung, teacher_params: Any) -> Any:
+    """Returns the parameters that a student begins with: its teacher's.
+
+    A student that is given w gets an embedding of it whose last layer is 0, so that it computes
+    what its teacher does whatever w is.
+    """
+    if rung.stage.unet == rung.teacher.unet:
+        return teacher_params
+    key = jax.random.key(rung.train.seed, impl="threefry2x32")
+    drawn = jax.jit(functools.partial(init_stage_params, rung.stage))(key)
+    flat = traverse_util.flatten_dict(drawn) | traverse_util.flatten_dict(teacher_params)
+    return traverse_util.unflatten_dict(flat)
+
+
+def _check_converged(result: RungResult, max_error: float) -> None:
+    before, error = result.error_before, result.error
+    if before is None or error is None or error > max(before, max_error):
+        raise ValueError(
+            f"{result.name}: diverged: its error is {error}, {before} before training, and"
+            f" distillation.max_error is {max_error}; {ADVICE}"
+        )
+
+
+def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -> Any:
+    """Reads a teacher's averaged parameters as float32, in place on the devices."""
+    like = jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0)))
+    shardings = None if layout is None else layout.params(stage_param_axes(stage), like)
+    if path.endswith(".safetensors"):
+        model = load_stage(path)
+        stored, params, digest = model.stage, model.params, model.text_digest
+    else:
+        if shardings is not None:
+            like = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                like,
+                shardings,
+            )
+        stored, params, digest = restore_stage(path, like=like)
+    if digest != text.digest:
+        raise ValueError(
+            f"{path}: was trained with text model {digest[:12]}, but the run reads {text.name}"
+        )
+    for field in TRAINED_FIELDS:
+        _check_field(path, stored, stage, field)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    return params if shardings is None else jax.device_put(params, shardings)
+
+
+def _check_field(path: str, stored: Stage, stage: Stage, field: str) -> None:
+    theirs, ours = getattr(stored, field), getattr(stage, field)
+    if field == "unet":  # how it is computed is not what it is
+        theirs = dataclasses.replace(theirs, remat=ours.remat, dtype=ours.dtype)
+    if ours != theirs:
+        raise ValueError(f"{path}: stage.{field} is {theirs}, in this config it is {ours}")
+
+
+def _finite(value: Any) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None

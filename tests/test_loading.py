@@ -1,0 +1,107 @@
+"""From files to cascades: students where they are asked for, and never by mistake."""
+
+import dataclasses
+
+import jax
+import pytest
+from micro_cascade import BASE, TSR1, drawn_params, text_model, write_weights
+
+from imagen_video.cascade import stage_sampler
+from imagen_video.cascade.weights import save_stage
+from imagen_video.config import load_config
+from imagen_video.diffusion.guidance import ConstantGuidance
+from imagen_video.loading import load_cascade, load_stage_weights
+from imagen_video.sampling.steppers import StochasticDistilled
+
+STAGES = (BASE, TSR1)
+
+
+def student_of(stage, num_steps=2):
+    sampling = dataclasses.replace(
+        stage.sampling,
+        num_steps=num_steps,
+        stepper=StochasticDistilled(),
+        guidance=ConstantGuidance(weight=0.0),
+    )
+    return dataclasses.replace(
+        stage, sampling=sampling, oscillating=None, distilled_steps=num_steps
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Originals, and students with other parameters beside them."""
+    folder = write_weights(tmp_path_factory.mktemp("weights"), STAGES)
+    (folder / "distilled").mkdir()
+    for stage in STAGES:
+        save_stage(
+            str(folder / "distilled" / f"{stage.name}.safetensors"),
+            student_of(stage),
+            drawn_params(stage, seed=1),
+            text_digest=text_model().digest,
+            dtype="float32",
+        )
+    return folder
+
+
+def test_students_are_loaded_where_they_are_asked_for(weights):
+    original, distilled = (
+        load_cascade(weights=weights),
+        load_cascade(weights=weights, distilled=True),
+    )
+    assert original.stages == STAGES
+    assert distilled.stages == tuple(map(student_of, STAGES))
+    assert original.models[0].digest != distilled.models[0].digest
+    # A student's file alone is enough, also beside originals: SR stages distilled, base not.
+    mixed = load_cascade(
+        weights={
+            "base": weights / "base.safetensors",
+            "tsr1": weights / "distilled" / "tsr1.safetensors",
+        }
+    )
+    assert [stage.distilled_steps for stage in mixed.stages] == [None, 2]
+
+
+def test_a_student_is_evaluated_once_a_step(weights, monkeypatch):
+    """Counted in the program: rows of the network's calls."""
+    rows = []
+    bind = stage_sampler.denoise_fn
+
+    def counting(stage, params, *, layout=None):
+        denoise = bind(stage, params, layout=layout)
+
+        def counted(z_t, logsnr_t, cond):
+            jax.debug.callback(lambda z: rows.append(len(z)), z_t)
+            return denoise(z_t, logsnr_t, cond)
+
+        return counted
+
+    monkeypatch.setattr(stage_sampler, "denoise_fn", counting)
+    cascade = load_cascade(weights=weights)
+    clips = cascade.sample(["a red circle"] * 3, through="base", distilled=True)
+    jax.effects_barrier()
+    assert rows == [3, 3] and clips.shape == (3, 4, 4, 8, 3)
+    with pytest.raises(ValueError, match="base were distilled for 2 steps"):
+        cascade.sample(["a red circle"], steps="published", distilled=True)
+
+
+def test_students_are_never_taken_by_mistake(weights, tmp_path):
+    only_originals = write_weights(tmp_path, (BASE,))
+    with pytest.raises(ValueError, match="distilled: there are no distilled weights"):
+        load_cascade(weights=only_originals, distilled=True)
+    with pytest.raises(ValueError, match="distilled: there are no distilled weights"):
+        load_cascade(weights=only_originals).sample(["a red circle"], distilled=True)
+    (only_originals / "distilled").mkdir()
+    (only_originals / "base.safetensors").rename(only_originals / "distilled/base.safetensors")
+    with pytest.raises(ValueError, match=r"base\.safetensors: holds no distilled weights"):
+        load_cascade(weights=only_originals, distilled=True)
+    # A config's stage knows nothing of the steps.
+    with pytest.raises(ValueError, match="distilled for 2 steps, which the config's base is not"):
+        load_stage_weights(weights / "distilled" / "base.safetensors", stage=BASE)
+    with pytest.raises(ValueError, match="no stage 'tsr2'"):
+        load_cascade(
+            load_config("configs/cascade.py:tiny"),
+            weights=weights,
+            distilled=True,
+            through="tsr2",
+        )
