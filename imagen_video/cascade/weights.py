@@ -105,7 +105,10 @@ def save_stage(
         name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in _flat(params).items()
     }
     with atomic_path(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(tensors, part, metadata={METADATA_KEY: json.dumps(records.to_dict(header))})
+        part.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 
 def load_stage(path: str) -> StageModel:

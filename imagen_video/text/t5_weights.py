@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +32,7 @@ from imagen_video.text.t5_checkpoint import (
 )
 from imagen_video.text.t5_encoder import T5Config, param_shapes
 from imagen_video.text.t5x_reader import open_t5x
+from imagen_video.video_io import atomic_path
 
 # float16 rounds otherwise than bfloat16: an encoder held in it would lose its digest.
 HELD_TYPES = ("float32", "bfloat16")
@@ -215,13 +215,15 @@ def save_t5(path: epath.PathLike, encoder: FrozenT5, *, dtype: str = "bfloat16")
     bfloat16 keeps the encoder's digest. The sizes are in the metadata under "t5_sizes", as JSON.
 
     Raises:
-      ValueError: dtype is n'float32' or 'bfloat16'.
+      ValueError: dtype is neither 'float32' nor 'bfloat16'.
     """
     if dtype not in HELD_TYPES:
         raise ValueError(f"dtype: {dtype!r}, must be one of {', '.join(HELD_TYPES)}")
     flat: dict[str, Any] = traverse_util.flatten_dict(encoder.params, sep="/")
     tensors = {name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in flat.items()}
     sizes = {k: v for k, v in dataclasses.asdict(encoder.config).items() if k != "dtype"}
-    temporary = f"{path}.tmp"
-    save_file(tensors, temporary, metadata={SIZES_KEY: json.dumps(sizes)})
-    os.replace(temporary, path)
+    with atomic_path(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata={SIZES_KEY: json.dumps(sizes)})
+        part.chmod(mode)  # safetensors leaves a file that its owner alone may read
