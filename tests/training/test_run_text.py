@@ -133,6 +133,7 @@ def test_the_encoders_parameters_are_arguments_of_the_step_and_not_constants(mon
     assert state.params.keys() == handed["init_fn"](jax.random.key(0)).keys()  # none is trained
 
 
+@pytest.mark.slow
 def test_eight_devices_train_with_an_encoder_in_parts_as_one_does(tmp_path, cache):
     run = run_of(num_steps=2, batch_size=8)
     train_stage(run, text=text_model(), workdir=str(tmp_path / "one"))
