@@ -9,20 +9,19 @@ keeps one colour sample for 2x2 pixels, so coloured edges one pixel wide soften,
 quality asked for; Lanczos chroma filters both ways keep that small.
 """
 
-import contextlib
 import dataclasses
 import fractions
 import os
 import pathlib
 import re
-import shutil
-from collections.abc import Iterator
 
 import av
 import av.filter
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
+
+from imagen_video.files import atomic_path
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -140,31 +139,6 @@ def write_image(path: str | os.PathLike, pixels: Pixels) -> None:
     """Writes uint8 pixels [h w 3] as a PNG."""
     with atomic_path(path) as part:
         Image.fromarray(pixels).save(part, format="PNG")
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a hidden name beside `path`; what is written there becomes `path`, or nothing does.
-
-    The name is always the same, so that a run killed outright is cleared up by its successor; two
-    processes must not write one path at a time.
-    """
-    path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
-    _remove(part)
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        _remove(part)
-        raise
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_mp4(path: pathlib.Path, frames: Frames, rate: fractions.Fraction) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "imagen_video"
 ROOMS = {
-    **dict.fromkeys(("array_types", "records"), 0),
+    **dict.fromkeys(("array_types", "files", "records"), 0),
     **dict.fromkeys(("resample", "video_io", "contact_sheet", "diffusion"), 1),
     **dict.fromkeys(("sampling", "sharding"), 2),
     **dict.fromkeys(("networks", "text", "data", "metrics"), 3),

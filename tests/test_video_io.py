@@ -288,18 +288,6 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, name):
     assert len(calls) == 4 and not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_write_keeps_what_was_there(tmp_path):
-    path = tmp_path / "clip.mp4"
-    path.write_text("before")
-    with pytest.raises(KeyboardInterrupt), video_io.atomic_path(path) as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    with video_io.atomic_path(path) as part:
-        part.write_text("after")
-    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
-
-
 def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     (tmp_path / ".folder.part").mkdir()
     (tmp_path / ".folder.part" / "00099.png").write_text("half")

@@ -22,8 +22,9 @@ from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.store import DirectoryStore
 from imagen_video.contact_sheet import contact_sheet
+from imagen_video.files import atomic_path
 from imagen_video.text.text_model import TextModel
-from imagen_video.video_io import atomic_path, to_uint8, write_clip, write_image
+from imagen_video.video_io import to_uint8, write_clip, write_image
 
 MANIFEST = "manifest.json"
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_video.array_types import Video
+from imagen_video.files import atomic_path
 from imagen_video.sampling.sampler import SamplerState
-from imagen_video.video_io import atomic_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

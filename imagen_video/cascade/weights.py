@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from imagen_video import records
 from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
+from imagen_video.files import atomic_path
 from imagen_video.sharding.layout import Layout
-from imagen_video.video_io import atomic_path
 
 METADATA_KEY = "imagen_video"
 FORMAT_VERSION = 1
@@ -105,10 +105,7 @@ def save_stage(
         name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in _flat(params).items()
     }
     with atomic_path(path) as part:
-        part.touch()
-        mode = part.stat().st_mode
         save_file(tensors, part, metadata={METADATA_KEY: json.dumps(records.to_dict(header))})
-        part.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 
 def load_stage(path: str) -> StageModel:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from imagen_video import records
-from imagen_video.video_io import atomic_path
+from imagen_video.files import atomic_path
 
 FORMAT_VERSION = 1
 HEADER_FILE, KEYS_FILE = "header.json", "keys.npy"

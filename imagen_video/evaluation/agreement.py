@@ -14,7 +14,8 @@ from imagen_video.cascade.sampling_run import SampleRequest, run_request
 from imagen_video.contact_sheet import contact_sheet
 from imagen_video.data.captioned_shapes.prompts import held_out_prompts
 from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
-from imagen_video.video_io import atomic_path, read_clip, write_image
+from imagen_video.files import atomic_path
+from imagen_video.video_io import read_clip, write_image
 
 SHEETS = 20
 

@@ -14,6 +14,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from safetensors.numpy import save_file
 
+from imagen_video.files import atomic_path
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 from imagen_video.text.frozen_t5 import (
@@ -32,7 +33,6 @@ from imagen_video.text.t5_checkpoint import (
 )
 from imagen_video.text.t5_encoder import T5Config, param_shapes
 from imagen_video.text.t5x_reader import open_t5x
-from imagen_video.video_io import atomic_path
 
 # float16 rounds otherwise than bfloat16: an encoder held in it would lose its digest.
 HELD_TYPES = ("float32", "bfloat16")
@@ -223,7 +223,4 @@ def save_t5(path: epath.PathLike, encoder: FrozenT5, *, dtype: str = "bfloat16")
     tensors = {name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in flat.items()}
     sizes = {k: v for k, v in dataclasses.asdict(encoder.config).items() if k != "dtype"}
     with atomic_path(path) as part:
-        part.touch()
-        mode = part.stat().st_mode
         save_file(tensors, part, metadata={SIZES_KEY: json.dumps(sizes)})
-        part.chmod(mode)  # safetensors leaves a file that its owner alone may read

@@ -9,6 +9,7 @@ from etils import epath
 from imagen_video import records
 from imagen_video.cascade.stage import Stage
 from imagen_video.cascade.weights import save_stage
+from imagen_video.files import atomic_path
 from imagen_video.text.frozen_t5 import make_frozen_t5
 from imagen_video.text.masking import encoder_params
 from imagen_video.text.t5_weights import save_t5
@@ -16,7 +17,6 @@ from imagen_video.text.tokenizer import load_tokenizer
 from imagen_video.training.checkpoints import restore_params
 from imagen_video.training.ladder_files import LADDER_FILE, last_rung
 from imagen_video.training.text_run import TOKENIZER_FILE, TextRun, encoder_config
-from imagen_video.video_io import atomic_path
 
 # Runs whose parameters are a stage's; both kinds hold it under the same name.
 STAGE_KINDS = ("StageRun", "Rung")

@@ -1,0 +1,38 @@
+"""Files that appear whole under their name, or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a hidden name beside `path`; what is written there becomes `path`, or nothing does.
+
+    The name is always the same, so that a run killed outright is cleared up by its successor; two
+    processes must not write one path at a time. A file may be read by all who may read a new file:
+    safetensors, for one, leaves its own to their owner.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(f".{path.name}.part")
+    _remove(part)
+    part.touch()
+    mode = part.stat().st_mode
+    part.unlink()
+    try:
+        yield part
+        if part.is_file():
+            part.chmod(mode)
+        os.replace(part, path)
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
