@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 
 from imagen_video.data.embedding_cache import (
@@ -23,7 +22,7 @@ from imagen_video.data.embedding_cache import (
     write_shard,
 )
 from imagen_video.text.text_model import TextModel
-from imagen_video.text.tokenizer import PAD_ID
+from imagen_video.text.tokenizer import PAD_ID, warn_of_truncation
 
 SHORTEST = 16  # tokens; shorter captions are padded to it
 IN_FLIGHT = 2  # batches: the device works on one while the one before is fetched
@@ -138,11 +137,7 @@ def embed_captions(
                 for row, (caption, (ids, _)) in enumerate(zip(shards[i], encoded))
             ),
         )
-    if lost:
-        logging.warning(
-            "%d of %d captions truncated to %d tokens, %d tokens lost (at most %d from one)",
-            len(lost), total - kept, text.num_tokens, sum(lost), max(lost),
-        )  # fmt: skip
+    warn_of_truncation(lost, of=total - kept, num_tokens=text.num_tokens)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("embedding cache finished")
     return EmbeddingReport(

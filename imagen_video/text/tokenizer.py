@@ -72,11 +72,7 @@ class Tokenizer:
             ids, too_long_by = self.ids(caption, num_tokens)
             row[: len(ids)] = ids
             lost += [too_long_by] if too_long_by else []
-        if lost:
-            _log.warning(
-                "%d of %d captions truncated to %d tokens, %d tokens lost (at most %d from one)",
-                len(lost), len(captions), num_tokens, sum(lost), max(lost),
-            )  # fmt: skip
+        warn_of_truncation(lost, of=len(captions), num_tokens=num_tokens)
         return tokens
 
     def ids(self, caption: str, num_tokens: int) -> tuple[list[int], int]:
@@ -95,6 +91,21 @@ class Tokenizer:
         ids = [int(token) for token in tokens]
         ends = [i for i, token in enumerate(ids) if token in (PAD_ID, EOS_ID)]
         return self._processor.decode(ids[: ends[0]] if ends else ids)
+
+
+def warn_of_truncation(lost: Sequence[int], *, of: int, num_tokens: int) -> None:
+    """Logs how many tokens were cut off from each caption that was too long, if any was.
+
+    Args:
+      lost: tokens lost, of the captions that were too long.
+      of: how many captions there were.
+      num_tokens: what they were cut to.
+    """
+    if lost:
+        _log.warning(
+            "%d of %d captions truncated to %d tokens, %d tokens lost (at most %d from one)",
+            len(lost), of, num_tokens, sum(lost), max(lost),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
