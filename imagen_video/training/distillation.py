@@ -97,7 +97,7 @@ def distillation_loss(
     objective: Objective,
     params: Any,
     teacher_params: Any,
-    encode: Encode,
+    encode: Encode | None,
     batch: Batch,
     key: KeyArray,
     *,
@@ -113,7 +113,7 @@ def distillation_loss(
       objective: stage one or stage two.
       params: of the student.
       teacher_params: frozen.
-      encode: tokens to frozen text embeddings.
+      encode: as in `denoising_loss`.
       batch: as in `denoising_loss`.
       key: of this training step.
       student: whose network learns.

@@ -21,13 +21,11 @@ from imagen_video.training import ladder_files
 from imagen_video.training.distillation import distillation_loss
 from imagen_video.training.export import restore_stage
 from imagen_video.training.loop import train
-from imagen_video.training.optimizer import make_optimizer
-from imagen_video.training.placement import state_shardings
+from imagen_video.training.placement import placement
 from imagen_video.training.run_text import RunText, encode_fn, frozen_params
 from imagen_video.training.rung_evaluation import losses_on_unseen_batch, sample_difference
 from imagen_video.training.rungs import DistillRun, Rung, ladder, stage_run
 from imagen_video.training.stage_run import check_text, make_batches, run_layout
-from imagen_video.training.state import abstract_state
 
 # Of a stage, what its weights depend on.
 TRAINED_FIELDS = "name output input fill unet schedule prediction low_res_error".split()
@@ -113,19 +111,11 @@ def _climb(
             layout=layout,
         )
 
-    init_fn = functools.partial(init_stage_params, rung.stage)
-    placement = {}
-    if layout is not None:
-        optimizer = make_optimizer(rung.train.optimizer, rung.train.num_steps)
-        placement["state_shardings"] = state_shardings(
-            layout, stage_param_axes(rung.stage), abstract_state(init_fn, optimizer)
-        )
-        placement["batch_sharding"] = layout.batch(microbatches=rung.train.microbatches)
     start = student_start(rung, teacher_params)
     frozen = (teacher_params, *frozen_params(text, layout))
     try:
         state = train(
-            init_fn=init_fn,
+            init_fn=functools.partial(init_stage_params, rung.stage),
             loss_fn=loss_fn,
             batches=make_batches(stage_run(run, rung), text, layout),
             config=rung.train,
@@ -137,7 +127,7 @@ def _climb(
             },
             start_from=start,
             frozen=frozen,
-            **placement,
+            **placement(rung.stage, rung.train, layout),
         )
     except FloatingPointError as error:
         raise ValueError(f"{rung.name}: diverged: {error}; {ADVICE}") from error

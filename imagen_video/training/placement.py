@@ -1,12 +1,16 @@
 """Where every leaf of the training state lies: like the parameter that it belongs to."""
 
+import functools
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.sharding.layout import Layout
-from imagen_video.training.state import TrainState
+from imagen_video.training.loop import TrainConfig
+from imagen_video.training.optimizer import make_optimizer
+from imagen_video.training.state import TrainState, abstract_state
 
 Path = tuple[str, ...]
 
@@ -46,6 +50,24 @@ def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> Trai
         opt_state=jax.tree_util.tree_map_with_path(of_optimizer_leaf, state.opt_state),
         skipped=layout.replicated,
     )
+
+
+def placement(stage: Stage, config: TrainConfig, layout: Layout | None) -> dict[str, Any]:
+    """Returns the arguments of `train` that spread state and batches; none on one device.
+
+    Args:
+      stage: whose parameters are trained.
+      config: of the run.
+      layout: mesh and rules; None for one device.
+    """
+    if layout is None:
+        return {}
+    init_fn = functools.partial(init_stage_params, stage)
+    state = abstract_state(init_fn, make_optimizer(config.optimizer, config.num_steps))
+    return {
+        "state_shardings": state_shardings(layout, stage_param_axes(stage), state),
+        "batch_sharding": layout.batch(microbatches=config.microbatches),
+    }
 
 
 def _follow(spec: PartitionSpec, shape: tuple, own: tuple) -> PartitionSpec:

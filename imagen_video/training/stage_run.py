@@ -8,7 +8,7 @@ import jax
 
 from imagen_video import records
 from imagen_video.array_types import KeyArray
-from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
+from imagen_video.cascade.stage import Stage, init_stage_params
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.data.sources import CaptionedShapes, ClipGrid
 from imagen_video.data.transforms import RandomWindow
@@ -16,8 +16,7 @@ from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
 from imagen_video.text.text_model import TextModel, TextPaths
 from imagen_video.training.loop import TrainConfig, train
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
-from imagen_video.training.optimizer import make_optimizer
-from imagen_video.training.placement import state_shardings
+from imagen_video.training.placement import placement
 from imagen_video.training.run_text import (
     RunText,
     cache_of,
@@ -26,7 +25,7 @@ from imagen_video.training.run_text import (
     encode_fn,
     frozen_params,
 )
-from imagen_video.training.state import TrainState, abstract_state
+from imagen_video.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,14 +192,6 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         encode = encode_fn(text, *frozen)
         return denoising_loss(run.stage, run.objective, params, encode, batch, key, layout=layout)
 
-    placement = {}
-    if layout is not None:
-        optimizer = make_optimizer(run.train.optimizer, run.train.num_steps)
-        placement["state_shardings"] = state_shardings(
-            layout, stage_param_axes(run.stage), abstract_state(init_fn, optimizer)
-        )
-        placement["batch_sharding"] = layout.batch(microbatches=run.train.microbatches)
-
     return train(
         init_fn=init_fn,
         loss_fn=loss_fn,
@@ -209,7 +200,7 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         workdir=workdir,
         frozen=frozen_params(text, layout),
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
-        **placement,
+        **placement(run.stage, run.train, layout),
     )
 
 

@@ -187,6 +187,16 @@ def bounded_like(thresholding, x, images):
     return out
 
 
+def same_stage_loss(objective, stage, batch):
+    """The loss of (params, teacher_params), compiled, of a student built like its teacher."""
+    stages = {"student": stage, "teacher": stage}
+    return jax.jit(
+        lambda params, teacher_params: distillation_loss(
+            objective, params, teacher_params, encode, batch, KEY, **stages
+        )[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("stage", "images", "thresholding", "loss"),
     [
@@ -202,12 +212,7 @@ def test_stage_one_of_real_networks(stage, images, thresholding, loss):
         guidance=CONSTANT, thresholding=thresholding, loss=loss, max_augmentation=0.5
     )
     params, teacher_params = drawn_params(stage, 1), drawn_params(stage, 0)
-    stages = {"student": stage, "teacher": stage}
-
-    @jax.jit
-    def loss_of(params, teacher_params):
-        return distillation_loss(objective, params, teacher_params, encode, batch, KEY, **stages)[0]
-
+    loss_of = same_stage_loss(objective, stage, batch)
     found = loss_of(params, teacher_params)
     inputs = drawn(stage, batch, objective)
     z_t, logsnr_t, cond = inputs.z_t, inputs.logsnr_t, inputs.cond
@@ -247,12 +252,7 @@ def test_stage_two_of_real_networks(stage, images, jump, loss):
     grid = StudentGrid(num_steps=4, jump=jump)
     objective = ProgressiveObjective(grid=grid, loss=loss, max_augmentation=0.5)
     params, teacher_params = drawn_params(stage, 1), drawn_params(stage, 0)
-    stages = {"student": stage, "teacher": stage}
-
-    @jax.jit
-    def loss_of(params, teacher_params):
-        return distillation_loss(objective, params, teacher_params, encode, batch, KEY, **stages)[0]
-
+    loss_of = same_stage_loss(objective, stage, batch)
     found = loss_of(params, teacher_params)
     inputs = drawn(stage, batch, objective)
     z_t, logsnr_t, cond = inputs.z_t, inputs.logsnr_t, inputs.cond
