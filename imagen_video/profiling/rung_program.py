@@ -54,7 +54,7 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
             rung.objective,
             params,
             teacher,
-            lambda tokens: batch["text_emb"],
+            None,
             batch,
             key,
             student=rung.stage,
@@ -63,9 +63,7 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
         )
 
     def student_loss(params: Any, batch: Any, key: KeyArray):
-        return denoising_loss(
-            rung.teacher, as_stage.objective, params, lambda tokens: batch["text_emb"], batch, key
-        )
+        return denoising_loss(rung.teacher, as_stage.objective, params, None, batch, key)
 
     part = batch
     if config.microbatches > 1:
