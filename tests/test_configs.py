@@ -1,11 +1,12 @@
 """The configs as a whole: the paper's parameter counts, a chain that fits, sizes that build."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from imagen_video import records
+from imagen_video import records, resample
 from imagen_video.cascade.cascade import check_chain
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
@@ -19,7 +20,7 @@ from imagen_video.sampling.steppers import StochasticDistilled
 from imagen_video.text.t5_encoder import T5Config
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.rungs import DistillRun, ladder
-from imagen_video.training.stage_run import StageRun
+from imagen_video.training.stage_run import StageRun, make_batches
 from imagen_video.training.text_run import TextRun
 
 # arXiv 2210.02303, Fig. 6: frames x width x height, fps, parameters.
@@ -207,3 +208,25 @@ def test_the_tiny_cascade_fits_the_package():
     total = sum(describe_stage(stage).params for stage in found.values())
     assert 2 * total <= 16 * 2**20  # bytes, at two a parameter
     assert count_params({}) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in STAGE_NAMES if name != "base"])
+def test_the_demos_low_res_error_is_about_that_of_its_clips(name):
+    run = to_record(StageRun, load_config(f"configs/stages/{name}.py:tiny"))
+    run = dataclasses.replace(
+        run,
+        data=dataclasses.replace(run.data, image_share=0.0),
+        train=dataclasses.replace(run.train, batch_size=48),
+    )
+    stage, text = run.stage, load_text_model(TextPaths(), num_tokens=run.stage.text_tokens)
+    x = make_batches(run, text)[0]["video"]
+    _, frames, height, width, _ = x.shape
+    low_res = resample.downsample(
+        x,
+        frames=frames // stage.frame_factor,
+        height=height // stage.size_factor,
+        width=width // stage.size_factor,
+    )
+    guess = resample.upsample(low_res, frames=frames, height=height, width=width, fill=stage.fill)
+    error = np.sqrt(np.mean(np.square(x - guess)))
+    assert error / 1.5 < stage.low_res_error < 1.5 * error

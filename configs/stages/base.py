@@ -7,10 +7,9 @@ grow). The paper publishes no widths or depths: these were searched until the co
     imagen-video train --config configs/stages/base.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/base.py:tiny --workdir DIR
 
-The embedded weights: 5,000 steps of 8 clips and 64 images, 1 h 50 min on one of two CPU cores (0.5
-to 0.9 steps/s, beside other work); loss 0.033 at the end. The run was first given 6,500 steps, so
-its rate fell more slowly up to step 4,100. More steps would help: shapes had just begun to be
-right.
+The embedded weights: 5,000 steps of 8 clips and 64 images, 1 h 55 min on one of two CPU cores
+beside other work (0.5 to 0.9 steps/s); loss 0.033 at the end. Up to step 4,160 or so the rate fell
+as in a run of 6,000 to 6,500 steps.
 """
 
 from ml_collections import ConfigDict
