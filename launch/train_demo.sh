@@ -28,8 +28,7 @@ fi
 install_into_venv "[train]"
 # Each reading thread resizes small clips: BLAS threads of its own would only wait for each other.
 export OPENBLAS_NUM_THREADS=1
-# XLA:CPU asks for fresh memory at every step; huge pages spare most of the page faults (measured:
-# 0.88 of the step time for the base, 0.78 for ssr1).
+# XLA:CPU asks for fresh memory at every step; huge pages spare most of the page faults.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 for stage in "${stages[@]}"; do
   config="configs/stages/$stage.py:tiny"
