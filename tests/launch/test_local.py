@@ -20,6 +20,7 @@ def get_config():
     )
     config.data.update(train_frames=4, train_crop=(8, 16))
     config.train.update(num_steps=3, log_every=1)
+    config.train.optimizer.warmup_steps = 1
     return config
 """
 
