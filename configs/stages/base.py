@@ -9,8 +9,8 @@ grow). The paper publishes no widths or depths: these were searched until the co
 
 The embedded weights: 14,000 steps of 8 clips and 64 images, 1 h 55 min on one of two CPU cores
 beside other work (0.5 to 0.9 steps/s), then 1 h 45 min on both (1.3 to 1.5 steps/s); loss 0.025 at
-the end. The first 5,000 steps were a whole run, its rate falling to zero; the other 9,000 resumed it
-as a run of 14,000.
+the end. The first 5,000 steps were a whole run, its rate falling to zero; 9,000 more resumed it as
+a run of 14,000.
 """
 
 from ml_collections import ConfigDict
