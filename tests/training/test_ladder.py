@@ -85,8 +85,11 @@ class Killed:
             os.kill(os.getpid(), signal.SIGTERM)
         return next(self._batches)
 
-    def __getattr__(self, name):
-        return getattr(self._batches, name)
+    def get_state(self):
+        return self._batches.get_state()
+
+    def set_state(self, state):
+        self._batches.set_state(state)
 
 
 @pytest.fixture
