@@ -33,6 +33,7 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_string("out", None, "Folder for the embeddings.", required=True, **fv)
     flags.DEFINE_integer("batch_size", 32, "Captions encoded at a time.", **fv)
     flags.DEFINE_integer("shard_captions", 2048, "Captions of a file.", **fv)
+    flags.DEFINE_boolean("share_of_peak", False, "Compare with a large matrix product.", **fv)
     distributed.define(flag_values)
 
 
@@ -43,6 +44,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.cli.compilation_cache import use_compilation_cache
     from imagen_video.cli.progress_bars import CaptionBar
     from imagen_video.data.captions import read_captions
+    from imagen_video.profiling.encoder_speed import share_of_peak
     from imagen_video.sharding.layout import local_layout
     from imagen_video.text.text_model import load_text_model
     from imagen_video.training.stage_run import StageRun, training_captions
@@ -72,4 +74,6 @@ def run(flag_values: CommandFlags) -> None:
         f"{report.captions} captions embedded{kept}: {report.tokens} tokens, {speed:.0f} tokens/s",
         file=sys.stderr,
     )
+    if flag_values.share_of_peak:
+        print(share_of_peak(text.encoder.config, speed), file=sys.stderr)
     print(flag_values.out)

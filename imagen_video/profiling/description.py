@@ -79,17 +79,22 @@ def describe_stage(stage: Stage) -> StageDescription:
 def describe_cascade(stages: Sequence[Stage], text_encoder: T5Config) -> dict[str, Any]:
     """Returns the numbers of a cascade as JSON values: see `imagen-video describe --json`."""
     rows = [describe_stage(stage) for stage in stages]
-    shapes = param_shapes(text_encoder)
     return {
         "stages": [dataclasses.asdict(row) for row in rows],
         "total_params": sum(row.params for row in rows),
-        # The paper's "4.6B" leaves the embedding table out.
-        "text_encoder_params": sum(
-            math.prod(shape) for path, shape in shapes.items() if path != EMBEDDING
-        ),
+        "text_encoder_params": count_text_encoder_params(text_encoder),
         "distillation_flops_ratio": distillation_flops_ratio(rows[:MEASURED_STAGES]),
         "distillation_flops_ratio_all": distillation_flops_ratio(rows),
     }
+
+
+def count_text_encoder_params(config: T5Config) -> int:
+    """Parameters but those of the embedding table, which the paper's "4.6B" leaves out, too.
+
+    Each is multiplied once for a token: twice this number are its FLOPs, but for attention's own.
+    """
+    shapes = param_shapes(config)
+    return sum(math.prod(shape) for path, shape in shapes.items() if path != EMBEDDING)
 
 
 def distillation_flops_ratio(rows: Sequence[StageDescription]) -> float:

@@ -3,16 +3,18 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from imagen_video.cli.main import main
 from imagen_video.config import load_config, to_record
-from imagen_video.text.text_model import load_text_model
+from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.run_text import load_run_text
 from imagen_video.training.stage_run import StageRun, make_batches
 
@@ -120,6 +122,19 @@ def test_a_mistake_is_one_line_and_makes_no_folder(tmp_path, monkeypatch, capsys
     line, end, more = capsys.readouterr().err.partition("\n")
     assert (end, more) == ("\n", "") and line.startswith(f"imagen-video: {message}"), line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_share_of_a_matrix_product_is_of_two_flops_a_parameter_and_token(
+    tmp_path, captions, capsys
+):
+    assert main(command(tmp_path / "out", "--captions", captions, "--share_of_peak")) == 0
+    *_, tokens, share = capsys.readouterr().err.splitlines()
+    speed = float(re.search(r"(\d+) tokens/s", tokens)[1])
+    reached, percent, peak = map(float, re.findall(r"[\d.]+(?:e\+?\d+)?", share)[:3])
+    encoder = load_text_model(TextPaths(), num_tokens=32).encoder.params
+    layers = sum(leaf.size for leaf in jax.tree.leaves(encoder["encoder"]))  # not the table
+    assert reached * 1e9 == pytest.approx(2 * layers * speed, rel=0.02)
+    assert percent == pytest.approx(100 * reached / peak, rel=0.02, abs=0.051)
 
 
 def test_a_folder_of_another_text_model_is_refused_naming_both(tmp_path, captions, capsys):

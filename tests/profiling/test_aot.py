@@ -96,17 +96,17 @@ def test_a_scanned_stage_costs_what_the_unrolled_one_does():
 def test_the_text_encoder_is_split_without_repeating_work():
     code, found, errors = compile_stage(
         "--config=configs/stages/base.py",
-        "--slice=v5e:4x4",
+        "--slice=v5e:2x4",
         "--program=encode",
         "--clips=64",
         "--config.sharding.mesh.fsdp=1",
-        "--config.sharding.mesh.tensor=16",
+        "--config.sharding.mesh.tensor=8",
     )
     assert code == 0, errors[-2000:]
     # T5-XXL has 4.63 billion parameters without its table: 2 FLOPs each for 64 x 128 tokens.
     assert found["model_tflops"] == pytest.approx(2 * 4.63e9 * 64 * 128 / 1e12, rel=0.02)
     assert found["compiled"]["repeated"] == pytest.approx(1, abs=0.02)
-    assert found["compiled"]["arguments_gib"] == pytest.approx(4.76e9 * 2 / 16 / 2**30, rel=0.5)
+    assert found["compiled"]["arguments_gib"] == pytest.approx(4.76e9 * 2 / 8 / 2**30, rel=0.5)
 
 
 def test_mistakes_end_in_one_line_and_exit_code_2():
