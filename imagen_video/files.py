@@ -1,10 +1,21 @@
-"""Files that appear whole under their name, or not at all."""
+"""Paths on a disk, and files that appear whole under their name, or not at all."""
 
 import contextlib
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+
+
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+    """Returns what is to be read or written by libraries that know a machine's own disks alone.
+
+    Raises:
+      ValueError: it is a URL, such as gs://bucket/name; as a path it would be a folder `gs:`.
+    """
+    if "://" in str(path):
+        raise ValueError(f"{path}: must be a path on a disk of this machine, or a mounted one")
+    return pathlib.Path(path)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,13 @@ Training with --config.text.cache=DIR joins them to clips by caption. A run that
 when it is given the same flags again.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
 from imagen_video.cli import distributed
 from imagen_video.config import CommandFlags, define_config, to_record
+from imagen_video.files import local_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -49,6 +49,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.text.text_model import load_text_model
     from imagen_video.training.stage_run import StageRun, training_captions
 
+    out = local_path(flag_values.out)
     use_compilation_cache()
     stage_run = to_record(StageRun, flag_values.config)
     if flag_values.captions is None:
@@ -63,7 +64,7 @@ def run(flag_values: CommandFlags) -> None:
         report = embed_captions(
             captions,
             text,
-            pathlib.Path(flag_values.out),
+            out,
             batch_size=flag_values.batch_size,
             shard_captions=flag_values.shard_captions,
             progress=bar,
@@ -76,4 +77,4 @@ def run(flag_values: CommandFlags) -> None:
     )
     if flag_values.share_of_peak:
         print(share_of_peak(text.encoder.config, speed), file=sys.stderr)
-    print(flag_values.out)
+    print(out)

@@ -4,12 +4,11 @@ Leaves the videos, agreement.json and sheets.png, the first twenty videos in one
 A rerun goes on where it stopped.
 """
 
-import pathlib
-
 from absl import flags
 
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
+from imagen_video.files import local_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -30,6 +29,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.evaluation.agreement import AgreementJob, run_agreement
     from imagen_video.loading import load_cascade
 
+    out = local_path(flag_values.out)
     use_compilation_cache()
     job = AgreementJob(
         num_prompts=flag_values.num_prompts,
@@ -48,7 +48,7 @@ def run(flag_values: CommandFlags) -> None:
         result = run_agreement(
             cascade,
             job,
-            pathlib.Path(flag_values.out),
+            out,
             batch_size=flag_values.batch_size,
             progress=bars,
         )

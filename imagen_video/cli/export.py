@@ -5,11 +5,10 @@ encoder's run leaves text_encoder.safetensors and tokenizer.model. With --config
 from it how the stage is sampled.
 """
 
-import pathlib
-
 from absl import flags
 
 from imagen_video.config import CommandFlags, define_config, to_record
+from imagen_video.files import local_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -31,7 +30,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.cascade.stage import Stage
     from imagen_video.training.export import export_run
 
-    out, config = pathlib.Path(flag_values.out), flag_values.config
+    out, config = local_path(flag_values.out), flag_values.config
     stage = None if config is None else to_record(Stage, config.stage, where="stage")
     for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype, sampled_as=stage):
         print(path)

@@ -4,12 +4,11 @@ Leaves NAME.mp4 and a contact sheet NAME.png for every sample, and manifest.json
 --config and --weights it samples the small demonstration cascade inside this package.
 """
 
-import pathlib
-
 from absl import flags
 
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
+from imagen_video.files import local_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -38,6 +37,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.cli.progress_bars import ProgressBars
     from imagen_video.loading import load_cascade
 
+    out = local_path(flag_values.out)
     use_compilation_cache()
     request = SampleRequest(
         prompts=prompts,
@@ -58,7 +58,7 @@ def run(flag_values: CommandFlags) -> None:
         manifest = run_request(
             cascade,
             request,
-            pathlib.Path(flag_values.out),
+            out,
             batch_size=flag_values.batch_size,
             save_every=flag_values.save_every,
             save_stages=flag_values.save_stages,
@@ -66,13 +66,13 @@ def run(flag_values: CommandFlags) -> None:
             progress=bars,
         )
     for sample in manifest["samples"]:
-        print(pathlib.Path(flag_values.out) / sample["video"])
+        print(out / sample["video"])
 
 
 def _prompts(flag_values: CommandFlags) -> tuple[str, ...]:
     prompts = list(flag_values.prompt)
     if flag_values.prompts is not None:
-        lines = pathlib.Path(flag_values.prompts).read_text(encoding="utf-8").splitlines()
+        lines = local_path(flag_values.prompts).read_text(encoding="utf-8").splitlines()
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise ValueError("no prompts: give --prompt TEXT, or --prompts FILE with one a line")

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from imagen_video.files import local_path
+
 FIELD = "caption"
 
 
@@ -23,7 +25,7 @@ def read_captions(path: str, *, field: str = FIELD) -> Iterator[str]:
       ValueError: naming file and line: it is missing, of another kind, or damaged; an entry lacks
         the field; or a package is needed that is not installed.
     """
-    file = pathlib.Path(path)
+    file = local_path(path)
     if file.is_dir():
         return _prepared(file, field)
     if not file.is_file():

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from imagen_video import records
-from imagen_video.files import atomic_path
+from imagen_video.files import atomic_path, local_path
 
 FORMAT_VERSION = 1
 HEADER_FILE, KEYS_FILE = "header.json", "keys.npy"
@@ -244,7 +244,7 @@ def open_cache(path: str) -> EmbeddingCache:
     Raises:
       ValueError: naming the folder: it is no cache, or files of it are still to be made.
     """
-    root = pathlib.Path(path)
+    root = local_path(path)
     header = _read_header(root)
     missing = [name for name in header.shards if not (root / name).is_file()]
     if missing:

@@ -96,7 +96,7 @@ def test_the_network_rounds_what_it_reads_and_nobody_else_does(cache, monkeypatc
 
     cached_loss, cached_grad = loss_and_gradient(run_of(cache=cache))
     loss, grad = difference()
-    assert loss < 1e-5 * cached_loss and grad < 1e-5
+    assert loss < 1e-5 * cached_loss and grad < 5e-5
     # Controls: without the rounding, and with embeddings turned round.
     monkeypatch.setattr(conditioning, "as_cached", lambda text_emb: text_emb.astype(jnp.float32))
     assert difference()[1] > 1e-4

@@ -1,0 +1,30 @@
+"""A bucket's URL where a folder must be on a disk: said at once, and no folder `gs:` is left."""
+
+import pathlib
+
+import pytest
+
+from imagen_video.cli.main import main
+
+CONFIG = f"--config={pathlib.Path(__file__).parents[2]}/configs/stages/base.py:tiny"
+URL = "gs://bucket/name"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "--prompt=a red circle", f"--out={URL}"],
+        ["sample", f"--prompts={URL}", "--out=out"],
+        ["evaluate", f"--out={URL}"],
+        ["export", "--workdir=run", f"--out={URL}"],
+        ["embed-text", CONFIG, f"--out={URL}"],
+        ["embed-text", CONFIG, f"--captions={URL}", "--out=out"],
+        ["train", CONFIG, f"--config.text.cache={URL}", "--workdir=run"],
+    ],
+)
+def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    line = f"imagen-video: {URL}: must be a path on a disk of this machine, or a mounted one\n"
+    assert capsys.readouterr().err == line
+    assert not list(tmp_path.iterdir())
