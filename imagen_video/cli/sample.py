@@ -10,6 +10,7 @@ from absl import flags
 
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
+from imagen_video.data.captions import read_lines
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -30,6 +31,8 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Samples and writes the folder."""
+    if not flag_values.out:  # As of an unset variable of the shell; pathlib would take it for ".".
+        raise ValueError("--out: names no folder")
     prompts = _prompts(flag_values)
     # Imported once the flags are known to be right: jax takes seconds.
     from imagen_video.cascade.sampling_run import SampleRequest, run_request
@@ -72,8 +75,7 @@ def run(flag_values: CommandFlags) -> None:
 def _prompts(flag_values: CommandFlags) -> tuple[str, ...]:
     prompts = list(flag_values.prompt)
     if flag_values.prompts is not None:
-        lines = pathlib.Path(flag_values.prompts).read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
+        prompts += [line.strip() for line in read_lines(flag_values.prompts)]
     if not prompts:
         raise ValueError("no prompts: give --prompt TEXT, or --prompts FILE with one a line")
     return tuple(prompts)
