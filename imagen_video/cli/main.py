@@ -2,12 +2,13 @@
 
 A command is a module with a docstring, `define(flag_values)`, which defines its flags in the
 `CommandFlags` it is given, and `run(flag_values)`, which does the work and returns None or an exit
-code. Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted.
+code. Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted, 141 nobody reads the output.
 """
 
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,14 @@ NAMES = (
     *("sample", "upsample", "train", "distill", "evaluate", "embed-text", "prepare-data"),
     *("export", "describe", "compile", "recipes", "benchmark"),
 )
+# The extra of setup.py that brings a module which a plain install lacks.
+EXTRAS = {
+    "array_record": "train",
+    "grain": "train",
+    "tensorboardX": "train",
+    "tensorflow_datasets": "data",
+    "scipy": "metrics",
+}
 MODULES = {name: f"imagen_video.cli.{name.replace('-', '_')}" for name in NAMES}
 
 
@@ -52,6 +61,18 @@ def main(argv: Sequence[str] | None = None, *, commands: Mapping[str, str] = MOD
             print(help_page.one_command(name, command.__doc__ or "", flag_values))
             return 0
         return command.run(_parsed(command, [name, *rest])) or 0
+    except BrokenPipeError:  # The reader of a pipe, such as `head`, has seen enough.
+        _drop_stdout()
+        return 128 + signal.SIGPIPE
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(
+            f"imagen-video: {argv[0]} needs {error.name}:"
+            f" pip install 'imagen-video[{EXTRAS[error.name]}]'",
+            file=sys.stderr,
+        )
+        return 2
     except (flags.Error, ValueError, OSError) as error:
         if os.environ.get("IMAGEN_VIDEO_TRACEBACK", "0") != "0":
             raise
@@ -72,6 +93,11 @@ def _parsed(command, argv: list[str]) -> config.CommandFlags:
     if unexpected:
         raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
     return flag_values
+
+
+def _drop_stdout() -> None:
+    """Sends what is still buffered nowhere, or Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:
