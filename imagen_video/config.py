@@ -40,6 +40,8 @@ def load_config(
     """
     file, _, size = resolve(os.fspath(path)).partition(":")
     spec = importlib.util.spec_from_file_location("imagen_video_config_file", file)
+    if spec is None:  # Python goes by the file's ending.
+        raise ValueError(f"{file}: not a config file, its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     args = (size,) if size else ()
     try:

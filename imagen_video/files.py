@@ -11,8 +11,11 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns what is to be read or written by libraries that know a machine's own disks alone.
 
     Raises:
-      ValueError: it is a URL, such as gs://bucket/name; as a path it would be a folder `gs:`.
+      ValueError: it is a URL, such as gs://bucket/name, which would be a folder `gs:`; or empty, as
+        an unset variable of the shell is, which would be the working directory.
     """
+    if not os.fspath(path):
+        raise ValueError("a file or folder has an empty name")
     if "://" in str(path):
         raise ValueError(f"{path}: must be a path on a disk of this machine, or a mounted one")
     return pathlib.Path(path)

@@ -112,6 +112,9 @@ def test_files_that_fail_are_named(folder):
             config.load_config(name)
     with pytest.raises(ValueError, match=r"^none.py:tiny: TypeError: too many positional"):
         config.load_config("none.py:tiny")
+    (folder / "weights.bin").write_bytes(b"\x00\xff")
+    with pytest.raises(ValueError, match=r"^weights.bin: not a config file, its name does not end"):
+        config.load_config("weights.bin:tiny")
     with pytest.raises(ValueError, match=r"^absent.py: no such config file"):
         config.load_config("absent.py:tiny")
 

@@ -208,7 +208,9 @@ class Cascade:
             with the same arguments goes on from there.
           save_every: steps between savings of the state.
         """
-        if not prompts:
+        if isinstance(prompts, str):  # Its letters would be taken for prompts.
+            raise ValueError(f"prompts: {prompts!r} is one string, not a list of them")
+        if len(prompts) == 0:  # Of a numpy array `not prompts` is an error.
             raise ValueError("prompts: there are none")
         if save_every < 1:
             raise ValueError(f"save_every: {save_every} is below 1")

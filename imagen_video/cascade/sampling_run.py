@@ -90,7 +90,8 @@ def run_request(
       progress: told after every step of every stage.
 
     Raises:
-      ValueError: `out` holds the videos of another request, or an argument is out of range.
+      ValueError: `out` holds the videos of another request, or lacks some of this one that its
+        manifest names; or an argument is out of range.
       OSError: `out` cannot be written.
     """
     for name, value in (("batch_size", batch_size), ("save_every", save_every)):
@@ -109,6 +110,7 @@ def run_request(
     kept = out / f".unfinished-{digest[:12]}"
     manifest = _finished(out / MANIFEST, digest)
     if manifest is not None:
+        _check_files(out, manifest["samples"], save_stages=save_stages)
         DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
     kept.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,18 @@ def _finished(path: pathlib.Path, digest: str) -> dict[str, Any] | None:
     if not same:
         raise ValueError(f"{path.parent}: holds the videos of another request; use another folder")
     return manifest
+
+
+def _check_files(out: pathlib.Path, entries: list[dict[str, Any]], *, save_stages: bool) -> None:
+    """Raises ValueError where a file that a finished request left, or should have, is not there."""
+    for entry in entries:
+        if save_stages and "stages" not in entry:
+            raise ValueError(f"{out}: was sampled without its stages' clips; use another folder")
+        for name in (entry["video"], entry["sheet"], *entry.get("stages", {}).values()):
+            if not (out / name).is_file():
+                raise ValueError(
+                    f"{out / name}: is gone; delete {out / MANIFEST} to sample the folder again"
+                )
 
 
 def _batches(request: SampleRequest, batch_size: int) -> Iterator[list[Sample]]:

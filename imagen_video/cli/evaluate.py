@@ -14,10 +14,11 @@ from imagen_video.files import local_path
 def define(flag_values: CommandFlags) -> None:
     """Defines what to sample, and the sampling flags."""
     fv = {"flag_values": flag_values}
+    count = {"lower_bound": 1, "upper_bound": 100_000}
     flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
     flags.DEFINE_string("through", None, "Stop after this stage and read its clips.", **fv)
-    flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", **fv)
-    flags.DEFINE_integer("num_samples", 2, "Videos of each prompt.", **fv)
+    flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", **count, **fv)
+    flags.DEFINE_integer("num_samples", 2, "Videos of each prompt.", **count, **fv)
     flags.DEFINE_integer("seed", 0, "Of the noise.", **fv)
     define_sampling_flags(flag_values)
 

@@ -2,12 +2,11 @@
 
 A command is a module with a docstring, `define(flag_values)`, which defines its flags in the
 `CommandFlags` it is given, and `run(flag_values)`, which does the work and returns None or an exit
-code. Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted.
+code: 0 done, or one of failures.py.
 """
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +14,7 @@ from absl import flags
 
 import imagen_video
 from imagen_video import config
-from imagen_video.cli import help_page
+from imagen_video.cli import failures, help_page
 
 NAMES = (
     *("sample", "upsample", "train", "distill", "evaluate", "embed-text", "prepare-data"),
@@ -52,14 +51,11 @@ def main(argv: Sequence[str] | None = None, *, commands: Mapping[str, str] = MOD
             print(help_page.one_command(name, command.__doc__ or "", flag_values))
             return 0
         return command.run(_parsed(command, [name, *rest])) or 0
-    except (flags.Error, ValueError, OSError) as error:
-        if os.environ.get("IMAGEN_VIDEO_TRACEBACK", "0") != "0":
+    except (Exception, KeyboardInterrupt) as error:
+        exit_code = failures.report(error, command="".join(argv[:1]))
+        if exit_code is None:
             raise
-        print(f"imagen-video: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nimagen-video: interrupted", file=sys.stderr)
-        return 130
+        return exit_code
 
 
 def _parsed(command, argv: list[str]) -> config.CommandFlags:
@@ -72,9 +68,3 @@ def _parsed(command, argv: list[str]) -> config.CommandFlags:
     if unexpected:
         raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
     return flag_values
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -8,6 +8,7 @@ from absl import flags
 
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
+from imagen_video.data.captions import read_lines
 from imagen_video.files import local_path
 
 
@@ -29,7 +30,7 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Samples and writes the folder."""
-    prompts = _prompts(flag_values)
+    out, prompts = local_path(flag_values.out), _prompts(flag_values)
     # Imported once the flags are known to be right: jax takes seconds.
     from imagen_video.cascade.sampling_run import SampleRequest, run_request
     from imagen_video.cli.compilation_cache import use_compilation_cache
@@ -37,7 +38,6 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.cli.progress_bars import ProgressBars
     from imagen_video.loading import load_cascade
 
-    out = local_path(flag_values.out)
     use_compilation_cache()
     request = SampleRequest(
         prompts=prompts,
@@ -72,8 +72,7 @@ def run(flag_values: CommandFlags) -> None:
 def _prompts(flag_values: CommandFlags) -> tuple[str, ...]:
     prompts = list(flag_values.prompt)
     if flag_values.prompts is not None:
-        lines = local_path(flag_values.prompts).read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
+        prompts += [line.strip() for line in read_lines(flag_values.prompts)]
     if not prompts:
         raise ValueError("no prompts: give --prompt TEXT, or --prompts FILE with one a line")
     return tuple(prompts)

@@ -42,6 +42,16 @@ def read_captions(path: str, *, field: str = FIELD) -> Iterator[str]:
     return readers[file.suffix](file, field)
 
 
+def read_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a UTF-8 text file of any name, empty ones passed over.
+
+    Raises:
+      ValueError: naming file and line: it is not UTF-8.
+      OSError: it cannot be read.
+    """
+    return (line for _, line in _lines(local_path(path)) if line.strip())
+
+
 def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends. Only line feeds end one: captions may hold the others."""
     with open(file, "rb") as opened:
@@ -56,7 +66,7 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 def _text(file: pathlib.Path, field: str) -> Iterator[str]:
     del field  # a line has none
-    return (line for _, line in _lines(file) if line.strip())
+    return read_lines(str(file))
 
 
 def _json_lines(file: pathlib.Path, field: str) -> Iterator[str]:

@@ -140,6 +140,7 @@ def test_a_cascade_begins_with_the_base_and_reads_one_text_model():
     ("arguments", "message"),
     [
         ({"prompts": []}, "prompts: there are none"),
+        ({"prompts": "ab"}, "prompts: 'ab' is one string, not a list of them"),
         ({"seeds": [0]}, "seeds: 1 given"),
         ({"indices": [0]}, "1 indices"),
         ({"seeds": [0, 2**31]}, "seeds: 2147483648"),

@@ -131,6 +131,21 @@ def test_a_finished_request_is_not_run_again(answered):
     assert again == manifest and contents(out) == before
 
 
+def test_a_finished_request_without_its_files_is_not_taken_for_answered(tmp_path):
+    request = dataclasses.replace(REQUEST, prompts=("a",), through="base")
+    manifest = run_request(cascade(), request, tmp_path)
+    with pytest.raises(ValueError, match="was sampled without its stages' clips"):
+        run_request(cascade(), request, tmp_path, save_stages=True)
+    video = tmp_path / manifest["samples"][0]["video"]
+    before = video.read_bytes()
+    video.unlink()
+    with pytest.raises(ValueError, match=r"-0\.mp4: is gone; delete .*manifest\.json to sample"):
+        run_request(cascade(), request, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    run_request(cascade(), request, tmp_path)
+    assert video.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("stage", "after_videos"), [("base", 0), ("tsr1", 0), ("tsr1", 2)], ids=str
 )

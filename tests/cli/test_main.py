@@ -40,6 +40,8 @@ def run(flag_values):
         open("/no/such/folder/clip.mp4")
     if flag_values.fail == "bug":
         raise RuntimeError("a bug")
+    if flag_values.fail == "extra":
+        import grain
 '''
 CONFIG = """
 from ml_collections import config_dict
@@ -190,6 +192,31 @@ def test_ctrl_c_ends_with_130_and_no_traceback(commands, tmp_path):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err.split() == ["imagen-video:", "interrupted"]
+
+
+def test_a_module_that_an_extra_brings_is_one_line(commands, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "grain", None)  # As if not installed.
+    line = failure(["draw", "--fail=extra"], commands, capsys)
+    assert line == "draw needs grain: pip install 'imagen-video[train]'"
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(commands, tmp_path):
+    program = f"""
+import sys
+from imagen_video.cli.main import main
+sys.exit(main(["draw", "--prompt=x"], commands={commands!r}))
+"""
+    root = pathlib.Path(__file__).parents[2]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_the_script_itself_starts_without_jax():

@@ -131,6 +131,7 @@ def failure(argv, out, capsys) -> str:
         (["--save_every=0"], "save_every: 0 is below 1"),
         (["--guidance=high"], "flag --guidance=high: value should be one of"),
         (["--thresholding=none"], "flag --thresholding=none: value should be one of"),
+        (["--out="], "a file or folder has an empty name"),
         (["--sed=1"], "Unknown command line flag 'sed'"),
         (["--prompts=/no/such/file"], "/no/such/file: No such file or directory"),
         (["--config=configs/cascade.py:huge"], "configs/cascade.py:huge: size 'huge'"),
@@ -163,6 +164,20 @@ def test_no_prompts_are_one_line(weights, tmp_path, capsys):
     empty.write_text("\n  \n")
     argv = sample(weights, out, f"--prompts={empty}", prompt=None)
     assert failure(argv, out, capsys).startswith("no prompts")
+
+
+def test_a_prompts_file_that_is_no_text_is_named(weights, tmp_path, capsys):
+    out, prompts = tmp_path / "out", tmp_path / "prompts"
+    prompts.write_bytes(b"a red circle\n\xff\xfea\x00")
+    argv = sample(weights, out, f"--prompts={prompts}", prompt=None)
+    assert failure(argv, out, capsys) == f"{prompts}:2: not UTF-8"
+
+
+def test_byte_order_mark_and_carriage_returns_are_no_part_of_a_prompt(weights, tmp_path):
+    out, prompts = tmp_path / "out", tmp_path / "prompts"
+    prompts.write_bytes(b"\xef\xbb\xbfa red circle\r\n\r\na blue star\r\n")
+    assert main(sample(weights, out, f"--prompts={prompts}", "--through=base", prompt=None)) == 0
+    assert manifest(out)["request"]["prompts"] == ["a red circle", "a blue star"]
 
 
 def rewritten(folder, change):
