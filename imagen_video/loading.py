@@ -12,6 +12,7 @@ from etils import epath
 from imagen_video import config as config_files
 from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
+from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model, placed
 from imagen_video.sharding.layout import Layout, ShardingConfig, local_layout, make_layout
 from imagen_video.sharding.mesh import MeshShape
@@ -19,6 +20,7 @@ from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
 
 DISTILLED = "distilled"
+OSCILLATING = "oscillating"  # in the folder of students, those of oscillating guidance
 Weights = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
@@ -29,7 +31,8 @@ def load_cascade(
     text: TextPaths | None = None,
     through: str | None = None,
     sharding: ShardingConfig | Mapping[str, ShardingConfig] | None = None,
-    distilled: bool = False,
+    distilled: bool | str = False,
+    guidance: str = "constant",
 ) -> Cascade:
     """Loads a cascade: the one embedded in this package, or one from a config and weights.
 
@@ -44,8 +47,12 @@ def load_cascade(
         wants all stages of the config, or takes all that have weights.
       sharding: how stages are spread over this process's devices, for all alike or by name; by
         default each clip is cut over all devices, by frames.
-      distilled: takes the students in the folder `distilled` of the weights, each sampled in the
-        steps that it was distilled for, one evaluation a step; of a config, only the text is read.
+      distilled: which stages' students are taken, from the folder `distilled` of the weights, each
+        sampled in the steps that it was distilled for, one evaluation a step: True or "all", "sr"
+        (all but the base), False or "none", or names with commas. Of a config, a student takes
+        nothing.
+      guidance: as in `SamplingOptions`; students of stages that oscillate are those in the folder
+        `distilled/oscillating`.
 
     Raises:
       ValueError: naming the file, field or tensor that is missing or does not fit.
@@ -64,13 +71,15 @@ def load_cascade(
         }
         check_chain([records_by_name[name] for name in STAGE_NAMES if name in records_by_name])
         text = text or config_files.to_record(TextPaths, loaded.text, where="text")
-    paths = _paths(weights, distilled=distilled)
-    if distilled:
-        records_by_name = {}  # A student says itself how it is sampled.
+    students = _students(distilled)
+    paths = _paths(weights, students, oscillating_stages(guidance))
     wanted = _through(tuple(records_by_name or paths), through)
     for name in wanted:
-        if name not in paths:
-            raise ValueError(f"weights: {weights} holds none of {name}")
+        if paths.get(name) is None:
+            kind = f"distilled: {weights or 'this package'} has no student of"
+            raise ValueError(
+                f"{kind if name in students else f'weights: {weights} holds none of'} {name}"
+            )
     if not wanted:
         place = weights or "this package"
         raise ValueError(
@@ -78,27 +87,42 @@ def load_cascade(
         )
     models = tuple(
         placed(
-            load_stage_weights(paths[name], stage=records_by_name.get(name), name=name),
+            load_stage_weights(
+                paths[name],
+                stage=None if name in students else records_by_name.get(name),
+                name=name,
+            ),
             _layout(sharding, name),
         )
         for name in wanted
     )
     for model in models:
-        if distilled and model.stage.distilled_steps is None:
+        if model.stage.name in students and model.stage.distilled_steps is None:
             raise ValueError(f"{paths[model.stage.name]}: holds no distilled weights")
     text_model = load_text_model(
         text or TextPaths(), num_tokens=models[0].stage.text_tokens, layout=local_layout()
     )
-    students = functools.partial(
-        load_cascade,
-        config,
-        weights=weights,
-        text=text,
-        through=through,
-        sharding=sharding,
-        distilled=True,
-    )
-    return Cascade(models=models, text=text_model, load_students=None if distilled else students)
+
+    @functools.cache
+    def load_students(distilled: bool | str, guidance: str) -> Cascade:
+        return load_cascade(
+            config,
+            weights=weights,
+            text=text,
+            through=through,
+            sharding=sharding,
+            distilled=distilled,
+            guidance=guidance,
+        )
+
+    return Cascade(models=models, text=text_model, load_students=load_students)
+
+
+def _students(distilled: bool | str) -> frozenset[str]:
+    """The stages whose students are taken."""
+    if isinstance(distilled, bool):
+        distilled = "all" if distilled else "none"
+    return chosen_stages(distilled, field="distilled")
 
 
 def _layout(
@@ -154,8 +178,10 @@ def _through(names: tuple[str, ...], last: str | None) -> tuple[str, ...]:
     return names[: names.index(last) + 1]
 
 
-def _paths(weights: Weights | None, *, distilled: bool) -> dict[str, str]:
-    """Path of each stage's weights, in the order of the stages; a folder's students if asked."""
+def _paths(
+    weights: Weights | None, students: frozenset[str], oscillating: frozenset[str]
+) -> dict[str, str | None]:
+    """Path of each stage's weights, in the order of the stages; None for a student not there."""
     if isinstance(weights, Mapping):
         unknown = set(weights) - set(STAGE_NAMES)
         if unknown:
@@ -167,14 +193,26 @@ def _paths(weights: Weights | None, *, distilled: bool) -> dict[str, str]:
         root = epath.Path(weights)
         if not root.is_dir():
             raise ValueError(f"weights: {root} is not a folder")
-    if distilled:
-        root = root / DISTILLED
-        if not root.is_dir():
-            raise ValueError(f"distilled: there are no distilled weights, {root} is not a folder")
+    folders = {name: root for name in STAGE_NAMES}
+    for name in students:
+        folders[name] = root / DISTILLED
+        if not folders[name].is_dir():
+            raise ValueError(
+                f"distilled: there are no distilled weights, {folders[name]} is not a folder"
+            )
+        if name in oscillating:
+            folders[name] = folders[name] / OSCILLATING
     found = {}
     for name in STAGE_NAMES:
-        for path in (root / f"{name}.safetensors", root / name):
-            if path.exists():
-                found[name] = str(path)
-                break
+        path = _path(folders[name], name)
+        if path is not None or _path(root, name) is not None:
+            found[name] = path
     return found
+
+
+def _path(folder: epath.Path, name: str) -> str | None:
+    """A stage's weights in `folder`: a file, or the work directory of a training run."""
+    for path in (folder / f"{name}.safetensors", folder / name):
+        if path.exists():
+            return str(path)
+    return None

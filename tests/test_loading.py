@@ -9,7 +9,7 @@ from micro_cascade import BASE, TSR1, drawn_params, text_model, write_weights
 from imagen_video.cascade import stage_sampler
 from imagen_video.cascade.weights import save_stage
 from imagen_video.config import load_config
-from imagen_video.diffusion.guidance import ConstantGuidance
+from imagen_video.diffusion.guidance import ConstantGuidance, OscillatingGuidance
 from imagen_video.loading import load_cascade, load_stage_weights
 from imagen_video.sampling.steppers import StochasticDistilled
 
@@ -52,6 +52,10 @@ def test_students_are_loaded_where_they_are_asked_for(weights):
     assert original.stages == STAGES
     assert distilled.stages == tuple(map(student_of, STAGES))
     assert original.models[0].digest != distilled.models[0].digest
+    assert load_cascade(weights=weights, distilled="none").stages == STAGES
+    for choice, steps in (("sr", [None, 2]), ("base", [2, None]), ("base,tsr1", [2, 2])):
+        chosen = load_cascade(weights=weights, distilled=choice)
+        assert [stage.distilled_steps for stage in chosen.stages] == steps
     # A student's file alone is enough, also beside originals: SR stages distilled, base not.
     mixed = load_cascade(
         weights={
@@ -82,7 +86,7 @@ def test_a_student_is_evaluated_once_a_step(weights, monkeypatch):
     jax.effects_barrier()
     assert rows == [3, 3] and clips.shape == (3, 4, 4, 8, 3)
     with pytest.raises(ValueError, match="base were distilled for 2 steps"):
-        cascade.sample(["a red circle"], steps="published", distilled=True)
+        cascade.sample(["a red circle"], steps=256, distilled=True)
 
 
 def test_students_are_never_taken_by_mistake(weights, tmp_path):
@@ -95,13 +99,57 @@ def test_students_are_never_taken_by_mistake(weights, tmp_path):
     (only_originals / "base.safetensors").rename(only_originals / "distilled/base.safetensors")
     with pytest.raises(ValueError, match=r"base\.safetensors: holds no distilled weights"):
         load_cascade(weights=only_originals, distilled=True)
+    with pytest.raises(ValueError, match=r"distilled: .* has no student of tsr1"):
+        lacks = tmp_path / "lacks"
+        (lacks / "distilled").mkdir(parents=True)
+        write_weights(lacks, STAGES)
+        load_cascade(weights=lacks, distilled="sr")
+    with pytest.raises(ValueError, match="distilled: 'ssr' is none of all, sr, none, base"):
+        load_cascade(weights=weights, distilled="ssr")
     # A config's stage knows nothing of the steps.
     with pytest.raises(ValueError, match="distilled for 2 steps, which the config's base is not"):
         load_stage_weights(weights / "distilled" / "base.safetensors", stage=BASE)
-    with pytest.raises(ValueError, match="no stage 'tsr2'"):
+    with pytest.raises(ValueError, match="no student of ssr1"):
         load_cascade(
             load_config("configs/cascade.py:tiny"),
             weights=weights,
             distilled=True,
             through="tsr2",
         )
+
+
+def test_students_of_oscillating_guidance_are_their_own(weights, tmp_path):
+    folder = write_weights(tmp_path, STAGES)
+    students = {}
+    for place, seed, guidance in (
+        ("distilled", 1, ConstantGuidance(weight=2.0)),
+        ("distilled/oscillating", 2, OscillatingGuidance(high=15.0, low=1.0)),
+    ):
+        (folder / place).mkdir()
+        student = dataclasses.replace(student_of(BASE), distilled_guidance=guidance)
+        students[place] = student
+        save_stage(
+            str(folder / place / "base.safetensors"),
+            student,
+            drawn_params(BASE, seed=seed),
+            text_digest=text_model().digest,
+            dtype="float32",
+        )
+    cascade = load_cascade(weights=folder)
+    constant = cascade.with_students("base")
+    oscillating = cascade.with_students("base", guidance="oscillating:base")
+    assert constant.stages == (students["distilled"], TSR1)
+    assert oscillating.stages == (students["distilled/oscillating"], TSR1)
+    assert cascade.with_students("base") is constant  # loaded once
+    a, b = (
+        cascade.sample(["a red circle"], through="base", distilled="base", guidance=guidance)
+        for guidance in ("constant", "oscillating")
+    )
+    assert (a != b).any()
+    # tsr1 would oscillate too, but has no such student.
+    with pytest.raises(ValueError, match=r"distilled: .* has no student of tsr1"):
+        load_cascade(weights=folder, distilled="base,tsr1", guidance="oscillating")
+    with pytest.raises(ValueError, match=r"guidance: 'oscillating', .* with another guidance"):
+        constant.sample(["a red circle"], through="base", guidance="oscillating")
+    with pytest.raises(ValueError, match=r"guidance: 'constant', .* say 'oscillating:base'"):
+        oscillating.sample(["a red circle"], through="base")

@@ -1,7 +1,6 @@
 """The cascade: checks that stages fit, walks prompts through them (arXiv 2210.02303, Fig. 6)."""
 
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -92,12 +91,13 @@ class Cascade:
     Attributes:
       models: base first.
       text: tokenizer and frozen encoder, or what they made of the prompts that will be sampled.
-      load_students: loads the cascade of distilled models that belongs to this one, if it has any.
+      load_students: loads the cascade in which the students of some stages take their places, if
+        there are any, from which stages and the guidance; see `load_cascade`.
     """
 
     models: tuple[StageModel, ...]
     text: TextModel | EmbeddedPrompts
-    load_students: Callable[[], "Cascade"] | None = None
+    load_students: Callable[[bool | str, str], "Cascade"] | None = None
 
     def __post_init__(self):
         check_chain([model.stage for model in self.models])
@@ -110,16 +110,21 @@ class Cascade:
                     f" but the cascade's is {self.text.digest[:12]}"
                 )
 
-    @functools.cached_property
-    def students(self) -> "Cascade":
-        """The distilled cascade, loaded when first asked for.
+    def with_students(self, distilled: bool | str, *, guidance: str = "constant") -> "Cascade":
+        """Returns the cascade with students in the place of some stages; loads them once.
+
+        Args:
+          distilled: which stages: True or "all", "sr", names with commas; see `load_cascade`.
+          guidance: that of the sampling; a student has learned one kind.
 
         Raises:
-          ValueError: there is none.
+          ValueError: there are none.
         """
+        if distilled in (False, "none"):
+            return self
         if self.load_students is None:
             raise ValueError("distilled: this cascade has no distilled weights")
-        return self.load_students()
+        return self.load_students(distilled, guidance)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -149,7 +154,7 @@ class Cascade:
         steps: str | int | None = None,
         guidance: str = "constant",
         thresholding: str | None = None,
-        distilled: bool = False,
+        distilled: bool | str = False,
         progress: Progress | None = None,
     ) -> UInt8[np.ndarray, "b f h w 3"]:
         """Makes one clip per prompt, all in one batch.
@@ -163,7 +168,8 @@ class Cascade:
           steps: see `SamplingOptions`.
           guidance: likewise.
           thresholding: likewise.
-          distilled: whether the students sample, in few steps of one evaluation each.
+          distilled: which stages' students sample, in few steps of one evaluation each; see
+            `load_cascade`.
           progress: told after every step.
 
         Returns:
@@ -173,7 +179,7 @@ class Cascade:
           ValueError: no prompts, an option that is not one, or no distilled weights.
         """
         options = SamplingOptions(steps=steps, guidance=guidance, thresholding=thresholding)
-        results = (self.students if distilled else self).run(
+        results = self.with_students(distilled, guidance=guidance).run(
             prompts,
             seeds=seeds,
             indices=indices,

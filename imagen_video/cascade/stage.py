@@ -14,7 +14,11 @@ from imagen_video import resample
 from imagen_video.array_types import Conditioning, DenoiseFn, KeyArray, LogSNR, Video
 from imagen_video.diffusion import augmentation
 from imagen_video.diffusion.augmentation import AugmentationLevel
-from imagen_video.diffusion.guidance import ConstantGuidance, OscillatingGuidance
+from imagen_video.diffusion.guidance import (
+    ConstantGuidance,
+    GuidanceRange,
+    OscillatingGuidance,
+)
 from imagen_video.diffusion.residual import predict_v_from_residual
 from imagen_video.diffusion.schedules import CosineSchedule
 from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, StaticClip
@@ -94,6 +98,7 @@ class Stage:
       oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
       distilled_steps: the number of steps that the weights were distilled for, in which they are
         sampled as `sampling` says and in no other way; None for weights that were not distilled.
+      distilled_guidance: what was folded into the weights; None where nothing was.
     """
 
     name: Literal["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
@@ -110,6 +115,7 @@ class Stage:
     sampling: Sampling
     oscillating: Sampling | None = None
     distilled_steps: int | None = None
+    distilled_guidance: ConstantGuidance | OscillatingGuidance | GuidanceRange | None = None
 
     def __post_init__(self):
         self.unet.check_size(self.output.height, self.output.width)

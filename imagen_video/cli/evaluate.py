@@ -44,6 +44,7 @@ def run(flag_values: CommandFlags) -> None:
         weights=flag_values.weights,
         through=flag_values.through,
         distilled=flag_values.distilled,
+        guidance=flag_values.guidance,
     )
     with ProgressBars() as bars:
         result = run_agreement(

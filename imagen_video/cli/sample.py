@@ -51,6 +51,7 @@ def run(flag_values: CommandFlags) -> None:
         weights=flag_values.weights,
         through=flag_values.through,
         distilled=flag_values.distilled,
+        guidance=flag_values.guidance,
     )
     if flag_values.weights is None:
         note_unknown_prompts(prompts)

@@ -18,11 +18,10 @@ def define_sampling_flags(flag_values: CommandFlags) -> None:
         "Folder with STAGE.safetensors, or a training work directory a stage.",
         **fv,
     )
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "guidance",
         "constant",
-        ["constant", "oscillating"],
-        "Oscillating applies to base, tsr1 and ssr1.",
+        "constant, or oscillating, which applies to base, tsr1 and ssr1, or oscillating:STAGES.",
         **fv,
     )
     flags.DEFINE_enum(
@@ -35,21 +34,34 @@ def define_sampling_flags(flag_values: CommandFlags) -> None:
     flags.DEFINE_string(
         "steps", None, "'published' (256 base, 128 others) or a number for all stages.", **fv
     )
-    flags.DEFINE_bool(
-        "distilled",
-        False,
-        "Take the students in the weights' folder 'distilled': few steps, one evaluation each.",
+    flags.DEFINE_flag(
+        flags.Flag(
+            _StageChoiceParser(),
+            flags.ArgumentSerializer(),
+            "distilled",
+            "none",
+            "Take students, in the weights' folder 'distilled': few steps, one evaluation each. Of"
+            " all stages, or =sr (all but base), =none, or =STAGES with commas.",
+            boolean=True,
+        ),
         **fv,
     )
     flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", **fv)
     flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
 
 
+class _StageChoiceParser(flags.ArgumentParser):
+    """--distilled alone is all stages, --nodistilled none."""
+
+    def parse(self, argument: str) -> str:
+        return {"true": "all", "false": "none"}.get(str(argument), argument)
+
+
 def make_options(flag_values: CommandFlags):
     """Returns the `SamplingOptions` that the flags describe.
 
     Raises:
-      ValueError: --steps is neither 'published' nor a number from 1.
+      ValueError: --steps is neither 'published' nor a number from 1, or --guidance is none.
     """
     from imagen_video.cascade.options import SamplingOptions
 

@@ -152,6 +152,7 @@ def ladder(run: DistillRun) -> tuple[Rung, ...]:
             sampling=sampling,
             oscillating=None,
             distilled_steps=None if any_steps else sampling.num_steps,
+            distilled_guidance=d.guidance,
         )
 
     rungs: list[Rung] = []

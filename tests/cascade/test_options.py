@@ -19,6 +19,11 @@ def test_oscillating_guidance_applies_where_a_stage_has_it():
     options = SamplingOptions(guidance="oscillating")
     assert options.sampling(BASE) == OSCILLATING
     assert options.sampling(SSR1) == SSR1.sampling
+    assert SamplingOptions(guidance="oscillating:base").sampling(BASE) == OSCILLATING
+    others = SamplingOptions(guidance="oscillating:tsr1,ssr1")
+    assert others.sampling(BASE) == BASE.sampling
+    with pytest.raises(ValueError, match="guidance: this ssr1 has no oscillating preset"):
+        others.sampling(SSR1)
 
 
 def test_thresholding_asked_for_outweighs_what_goes_with_the_guidance():
@@ -36,17 +41,25 @@ def test_published_steps_are_256_for_the_base_and_128_for_the_others():
 
 def test_distilled_weights_are_sampled_in_their_own_steps_and_in_no_others():
     student = dataclasses.replace(BASE, oscillating=None, distilled_steps=4)
-    for steps in (None, 4):
+    for steps in (None, 4, "published"):  # Beside originals, which take the published number.
         assert SamplingOptions(steps=steps).sampling(student) == SAMPLING
-    for steps in (8, "published"):
-        with pytest.raises(ValueError, match=f"steps: {steps!r}, but .* base were distilled for 4"):
-            SamplingOptions(steps=steps).sampling(student)
+    with pytest.raises(ValueError, match=r"steps: 8, but .* base were distilled for 4"):
+        SamplingOptions(steps=8).sampling(student)
     with pytest.raises(ValueError, match=r"distilled_steps: 8, but sampling\.num_steps is 4"):
         dataclasses.replace(student, distilled_steps=8)
 
 
 @pytest.mark.parametrize(
-    "field", [{"guidance": "high"}, {"thresholding": "none"}, {"steps": 0}, {"steps": "many"}]
+    "field",
+    [
+        {"guidance": "high"},
+        {"guidance": "oscillating:"},
+        {"guidance": "oscillating:ssr2"},
+        {"guidance": "oscillating:tsr4"},
+        {"thresholding": "none"},
+        {"steps": 0},
+        {"steps": "many"},
+    ],
 )
 def test_what_is_no_option_is_refused_by_name(field):
     (name,) = field
