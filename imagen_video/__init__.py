@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They are loaded when first used, so that importing the package, as
 # every command and every module does, imports neither JAX nor the networks.
 _PUBLIC = {
+    "frechet_distance": "imagen_video.metrics.frechet",
     "load_cascade": "imagen_video.loading",
 }
 

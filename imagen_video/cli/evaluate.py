@@ -27,12 +27,13 @@ def run(flag_values: CommandFlags) -> None:
     """Samples, reads, prints the table."""
     from imagen_video.cli.compilation_cache import use_compilation_cache
     from imagen_video.cli.progress_bars import ProgressBars
-    from imagen_video.evaluation.agreement import AgreementJob, run_agreement
+    from imagen_video.evaluation.agreement import run_agreement
+    from imagen_video.evaluation.job import EvaluationJob
     from imagen_video.loading import load_cascade
 
     out = local_path(flag_values.out)
     use_compilation_cache()
-    job = AgreementJob(
+    job = EvaluationJob(
         num_prompts=flag_values.num_prompts,
         num_samples=flag_values.num_samples,
         seed=flag_values.seed,
@@ -57,3 +58,6 @@ def run(flag_values: CommandFlags) -> None:
     print(f"{result['videos']} videos")
     for name, share in result["agreement"].items():
         print(f"{name:<10} {share:6.1%} +- {result['standard_error'][name]:.1%}")
+    distance = result["feature_distance"]
+    text = "none, of so few videos" if distance is None else f"{distance:.3f}"
+    print(f"feature distance  {text} to the dataset's own clips")

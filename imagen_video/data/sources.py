@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import UInt8
 
 from imagen_video import resample
 from imagen_video.data.captioned_shapes import render
 from imagen_video.data.captioned_shapes.mixture import Mixture
+from imagen_video.data.captioned_shapes.scene import Scene
 from imagen_video.data.captioned_shapes.source import CaptionedShapesSource, make_scene
-from imagen_video.data.transforms import RandomWindow, Record
+from imagen_video.data.transforms import RandomWindow, Record, Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,14 @@ class ShapeWindows:
             is_image=shapes.is_image,
         )
         scene = shapes.scene(index)
+        video = self.draw(scene, window)
+        return {"video": video, "caption": scene.caption.text, "is_image": shapes.is_image}
+
+    def draw(self, scene: Scene, window: Window) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Draws a window of any scene, as it would be read."""
+        k = self.supersampling
         last = window.start + (window.frames - 1) * window.frame_step
-        video = shapes.render(
+        video = self.shapes.render(
             scene,
             frames=range(window.start, last + 1, window.frame_step),
             window=render.Window(
@@ -126,5 +134,4 @@ class ShapeWindows:
         x = resample.resize(
             video[None].astype(np.float32), height=window.height, width=window.width
         )
-        video = np.rint(x[0]).astype(np.uint8)
-        return {"video": video, "caption": scene.caption.text, "is_image": shapes.is_image}
+        return np.rint(x[0]).astype(np.uint8)

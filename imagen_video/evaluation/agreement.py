@@ -1,6 +1,5 @@
 """How often videos show what held-out prompts asked for, by the dataset's own reader."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -9,51 +8,21 @@ from typing import Any
 import numpy as np
 
 from imagen_video.cascade.cascade import Cascade, Progress
-from imagen_video.cascade.options import SamplingOptions
-from imagen_video.cascade.sampling_run import SampleRequest, run_request
+from imagen_video.cascade.sampling_run import run_request
 from imagen_video.contact_sheet import contact_sheet
-from imagen_video.data.captioned_shapes.prompts import held_out_prompts
 from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
+from imagen_video.evaluation.clip_features import FEATURES, clip_features, distance_to_dataset
+from imagen_video.evaluation.job import EvaluationJob
+from imagen_video.evaluation.true_clips import output_grid
 from imagen_video.files import atomic_path
 from imagen_video.video_io import read_clip, write_image
 
 SHEETS = 20
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AgreementJob:
-    """What to sample and read.
-
-    Attributes:
-      num_prompts: held-out captions of one object; the first ones of the test split, none chosen.
-      num_samples: videos of each.
-      seed: of the noise.
-      prompt_seed: of the captions.
-      through: last stage to run; None for all.
-      options: departures from the stages' sampling defaults.
-    """
-
-    num_prompts: int = 200
-    num_samples: int = 2
-    seed: int = 0
-    prompt_seed: int = 0
-    through: str | None = None
-    options: SamplingOptions = SamplingOptions()
-
-    def request(self) -> SampleRequest:
-        """Returns the sampling request."""
-        return SampleRequest(
-            prompts=tuple(held_out_prompts(self.num_prompts, seed=self.prompt_seed)),
-            seed=self.seed,
-            num_samples=self.num_samples,
-            through=self.through,
-            options=self.options,
-        )
-
-
 def run_agreement(
     cascade: Cascade,
-    job: AgreementJob,
+    job: EvaluationJob,
     out: pathlib.Path,
     *,
     batch_size: int = 4,
@@ -66,15 +35,25 @@ def run_agreement(
       job: on what.
       out: folder; a rerun goes on where an earlier one stopped.
       batch_size: videos sampled at a time.
-      progress: told after every sampling step.
+      progress: told after every sampling step, and after every clip of the reference.
 
     Returns:
       JSON values: "videos", "agreement" (share of videos by attribute, and "all" of them at once),
-      "standard_error" likewise, and "readings", one a video.
+      "standard_error" likewise, "feature_distance" (see `clip_features`) to as many clips of the
+      same prompts by the dataset itself, None for few, and "readings", one a video.
     """
-    manifest = run_request(cascade, job.request(), out, batch_size=batch_size, progress=progress)
+    request = job.request()
+    manifest = run_request(cascade, request, out, batch_size=batch_size, progress=progress)
     readings = read_videos(manifest["samples"], out)
     result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
+    result["feature_distance"] = distance_to_dataset(
+        np.array([list(r["features"].values()) for r in readings]),
+        request.prompts,
+        seed=job.prompt_seed,
+        grid=output_grid(cascade.through(job.through)[-1].stage),
+        num_per_prompt=job.num_samples,
+        progress=progress,
+    )
     result["readings"] = readings
     with atomic_path(out / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=2) + "\n")
@@ -83,10 +62,13 @@ def run_agreement(
 
 
 def read_videos(samples: Sequence[dict[str, Any]], out: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads each sample's mp4 in `out` and returns what was seen and whether it is right."""
+    """Reads each sample's mp4 in `out`; returns what was seen, what is right, and features."""
     readings = []
     for sample in samples:
-        reading = read(read_clip(out / sample["video"]).frames)
+        frames = read_clip(out / sample["video"]).frames
+        _, height, width, _ = frames.shape
+        reading = read(frames)
+        features = clip_features(reading, height=height, width=width)
         right = score(reading, sample["prompt"])
         readings.append(
             {
@@ -94,6 +76,7 @@ def read_videos(samples: Sequence[dict[str, Any]], out: pathlib.Path) -> list[di
                 "video": sample["video"],
                 "seen": {name: getattr(reading, name) for name in ATTRIBUTES},
                 "right": {name: bool(right[name]) for name in ATTRIBUTES},
+                "features": dict(zip(FEATURES, features.tolist())),
             }
         )
     return readings

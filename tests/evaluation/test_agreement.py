@@ -8,7 +8,8 @@ from imagen_video.data.captioned_shapes.mixture import Mixture
 from imagen_video.data.captioned_shapes.prompts import held_out_prompts
 from imagen_video.data.captioned_shapes.source import CaptionedShapesSource
 from imagen_video.data.captioned_shapes.splits import may_train
-from imagen_video.evaluation.agreement import AgreementJob, first_sheets, read_videos, summarise
+from imagen_video.evaluation.agreement import first_sheets, read_videos, summarise
+from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.video_io import write_clip
 
 NUM = 10
@@ -62,7 +63,7 @@ def test_shares_and_standard_errors_are_those_of_a_proportion():
 
 
 def test_the_job_asks_for_unchosen_prompts_that_training_never_shows():
-    request = AgreementJob(num_prompts=30, num_samples=2).request()
+    request = EvaluationJob(num_prompts=30, num_samples=2).request()
     assert request.prompts == tuple(held_out_prompts(30, seed=0))
     assert len(set(request.prompts)) == 30 and request.num_samples == 2
     assert not any(may_train(parse(prompt)) for prompt in request.prompts)
