@@ -74,6 +74,11 @@ class Sampling:
                 f" {type(self.stepper).__name__}"
             )
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one clip: with and without the caption where guided."""
+        return self.num_steps * (2 if any(self.guidance.weights(self.num_steps)) else 1)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -17,7 +17,16 @@ from imagen_video import config
 from imagen_video.cli import failures, help_page
 
 NAMES = (
-    *("sample", "upsample", "train", "distill", "evaluate", "embed-text", "prepare-data"),
+    *(
+        "sample",
+        "upsample",
+        "train",
+        "distill",
+        "evaluate",
+        "compare",
+        "embed-text",
+        "prepare-data",
+    ),
     *("export", "describe", "compile", "recipes", "benchmark"),
 )
 MODULES = {name: f"imagen_video.cli.{name.replace('-', '_')}" for name in NAMES}

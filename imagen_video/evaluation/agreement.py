@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from imagen_video.cascade.cascade import Cascade, Progress
 from imagen_video.cascade.sampling_run import run_request
 from imagen_video.contact_sheet import contact_sheet
 from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
-from imagen_video.evaluation.clip_features import FEATURES, clip_features, distance_to_dataset
+from imagen_video.evaluation.clip_features import (
+    FEATURES,
+    clip_features,
+    distance_to_dataset,
+    reference_features,
+)
 from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.evaluation.true_clips import output_grid
 from imagen_video.files import atomic_path
@@ -26,6 +32,7 @@ def run_agreement(
     out: pathlib.Path,
     *,
     batch_size: int = 4,
+    reference: Float[np.ndarray, "n 9"] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Samples into `out`, reads every mp4 back, writes agreement.json and sheets.png.
@@ -35,6 +42,8 @@ def run_agreement(
       job: on what.
       out: folder; a rerun goes on where an earlier one stopped.
       batch_size: videos sampled at a time.
+      reference: features of the dataset's own clips of the same prompts, where many jobs share
+        them; made here by default.
       progress: told after every sampling step, and after every clip of the reference.
 
     Returns:
@@ -46,14 +55,16 @@ def run_agreement(
     manifest = run_request(cascade, request, out, batch_size=batch_size, progress=progress)
     readings = read_videos(manifest["samples"], out)
     result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
-    result["feature_distance"] = distance_to_dataset(
-        np.array([list(r["features"].values()) for r in readings]),
-        request.prompts,
-        seed=job.prompt_seed,
-        grid=output_grid(cascade.through(job.through)[-1].stage),
-        num_per_prompt=job.num_samples,
-        progress=progress,
-    )
+    if reference is None:
+        reference = reference_features(
+            request.prompts,
+            seed=job.prompt_seed,
+            grid=output_grid(cascade.through(job.through)[-1].stage),
+            num_per_prompt=job.num_samples,
+            progress=progress,
+        )
+    features = np.array([list(r["features"].values()) for r in readings])
+    result["feature_distance"] = distance_to_dataset(features, reference)
     result["readings"] = readings
     with atomic_path(out / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=2) + "\n")

@@ -79,31 +79,18 @@ def reference_features(
 
 
 def distance_to_dataset(
-    features: Float[np.ndarray, "n 9"],
-    prompts: Sequence[str],
-    *,
-    seed: int,
-    grid: ClipGrid,
-    num_per_prompt: int,
-    progress: Progress | None = None,
+    features: Float[np.ndarray, "n 9"], reference: Float[np.ndarray, "m 9"]
 ) -> float | None:
     """Returns the Fréchet distance of clips' features to those of the dataset's own clips.
 
     Args:
       features: of the clips.
-      prompts: that were asked for.
-      seed: as in `reference_features`.
-      grid: likewise.
-      num_per_prompt: likewise; as many as there are of `features`, or more.
-      progress: likewise.
+      reference: see `reference_features`; as many as there are of `features`, or more.
 
     Returns:
       The distance; None for so few clips that their covariance would say nothing: no more than
       one above the number of features.
     """
-    if len(features) <= len(FEATURES) + 1:
+    if min(len(features), len(reference)) <= len(FEATURES) + 1:
         return None
-    reference = reference_features(
-        prompts, seed=seed, grid=grid, num_per_prompt=num_per_prompt, progress=progress
-    )
     return frechet_distance(features, reference)
