@@ -1,6 +1,8 @@
 """Samples held-out prompts and reads the videos back: how often is each attribute right?
 
 Leaves the videos, agreement.json and sheets.png, the first twenty videos in one picture, in --out.
+With --from_truth judges each super-resolution stage alone, from the dataset's own clips brought
+down to its input grid: PSNR beside that of plain resizing. Leaves restoration.json in --out.
 A rerun goes on where it stopped.
 """
 
@@ -20,14 +22,14 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", **count, **fv)
     flags.DEFINE_integer("num_samples", 2, "Videos of each prompt.", **count, **fv)
     flags.DEFINE_integer("seed", 0, "Of the noise.", **fv)
+    flags.DEFINE_bool("from_truth", False, "Give each stage the dataset's own clips.", **fv)
     define_sampling_flags(flag_values)
 
 
 def run(flag_values: CommandFlags) -> None:
-    """Samples, reads, prints the table."""
+    """Samples, judges, prints the table."""
     from imagen_video.cli.compilation_cache import use_compilation_cache
     from imagen_video.cli.progress_bars import ProgressBars
-    from imagen_video.evaluation.agreement import run_agreement
     from imagen_video.evaluation.job import EvaluationJob
     from imagen_video.loading import load_cascade
 
@@ -47,17 +49,19 @@ def run(flag_values: CommandFlags) -> None:
         distilled=flag_values.distilled,
         guidance=flag_values.guidance,
     )
+    judge = _restoration if flag_values.from_truth else _agreement
     with ProgressBars() as bars:
-        result = run_agreement(
-            cascade,
-            job,
-            out,
-            batch_size=flag_values.batch_size,
-            progress=bars,
-        )
-    print(f"{result['videos']} videos")
-    for name, share in result["agreement"].items():
-        print(f"{name:<10} {share:6.1%} +- {result['standard_error'][name]:.1%}")
-    distance = result["feature_distance"]
-    text = "none, of so few videos" if distance is None else f"{distance:.3f}"
-    print(f"feature distance  {text} to the dataset's own clips")
+        text = judge(cascade, job, out, batch_size=flag_values.batch_size, progress=bars)
+    print(text)
+
+
+def _agreement(*args, **kwargs) -> str:
+    from imagen_video.evaluation import agreement
+
+    return agreement.table(agreement.run_agreement(*args, **kwargs))
+
+
+def _restoration(*args, **kwargs) -> str:
+    from imagen_video.evaluation import restoration
+
+    return restoration.table(restoration.run_restoration(*args, **kwargs))

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,19 @@ def summarise(right: Sequence[dict[str, bool]]) -> dict[str, dict[str, float]]:
     shares = {name: float(values.mean()) for name, values in table.items()}
     errors = {name: float(np.sqrt(p * (1 - p) / len(right))) for name, p in shares.items()}
     return {"agreement": shares, "standard_error": errors}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Returns what `run_agreement` found as lines of text."""
+    lines = [f"{result['videos']} videos"]
+    for name, share in result["agreement"].items():
+        lines.append(f"{name:<10} {share:6.1%} +- {result['standard_error'][name]:.1%}")
+    distance = result["feature_distance"]
+    if distance is None:
+        lines.append("feature distance  not given: too few videos")
+    else:
+        lines.append(f"feature distance  {distance:.3f} to the dataset's own clips")
+    return "\n".join(lines)
 
 
 def first_sheets(manifest: dict[str, Any], out: pathlib.Path) -> np.ndarray:
