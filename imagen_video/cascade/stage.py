@@ -103,7 +103,8 @@ class Stage:
       oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
       distilled_steps: the number of steps that the weights were distilled for, in which they are
         sampled as `sampling` says and in no other way; None for weights that were not distilled.
-      distilled_guidance: what was folded into the weights; None where nothing was.
+      distilled_guidance: what was folded into the weights, a constant weight of 0 where distilling
+        them left it out; None for weights that were not distilled.
     """
 
     name: Literal["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
