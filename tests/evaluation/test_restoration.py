@@ -21,7 +21,7 @@ from imagen_video.evaluation.restoration import run_restoration, summarise, tabl
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import DDIM
 
-JOB = EvaluationJob(num_prompts=3, num_samples=1)
+JOB = EvaluationJob(num_prompts=4, num_samples=1)
 ERROR = 1e-3
 
 
@@ -104,8 +104,8 @@ def test_every_stage_is_judged_on_its_own_grid_beside_resizing(cascade, tmp_path
         # What adds nothing to the resized clip is as near as it, to the noise it believes in.
         np.testing.assert_allclose([c["stage"] for c in result["clips"]], resized, atol=1.0)
         steps = [step for step in told if step["stage"] == stage.name]
-        assert [step["step"] for step in steps] == [0, 2, 4, 4, 5, 6]
-        assert {step["num_steps"] for step in steps} == {6}
+        assert [step["step"] for step in steps] == [0, 2, 4, 4, 6, 8]
+        assert {step["num_steps"] for step in steps} == {8}
 
 
 def test_means_and_standard_errors_are_those_of_a_sample():
@@ -133,13 +133,13 @@ def test_it_goes_on_where_it_stopped_and_refuses_the_results_of_others(
 
     monkeypatch.setattr(restoration, "sample_stage", counted)
     first = run(dataclasses.replace(JOB, through="tsr1"))
-    assert sampled == [("tsr1", 2), ("tsr1", 1)]
+    assert sampled == [("tsr1", 2)] * 2
     whole = run()
-    assert sampled[2:] == [("ssr1", 2), ("ssr1", 1)] and whole["tsr1"] == first["tsr1"]
-    # Killed after one clip of tsr1.
+    assert sampled[2:] == [("ssr1", 2)] * 2 and whole["tsr1"] == first["tsr1"]
+    # Killed after two clips of tsr1.
     path = tmp_path / "restoration.json"
     cut = json.loads(path.read_text())
-    cut["tsr1"]["clips"] = cut["tsr1"]["clips"][:1]
+    cut["tsr1"]["clips"] = cut["tsr1"]["clips"][:2]
     path.write_text(json.dumps(cut))
     again = run()
     assert sampled[4:] == [("tsr1", 2)]
@@ -154,18 +154,19 @@ def test_it_goes_on_where_it_stopped_and_refuses_the_results_of_others(
 
 
 def test_killed_in_its_first_stage_it_has_results_of_no_other(cascade, tmp_path, monkeypatch):
-    calls = []
+    rows = []
     sample_stage = restoration.sample_stage
 
     def killed_later(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == 2:
+        rows.append(len(kwargs["low_res"]))
+        if len(rows) == 2:
             raise KeyboardInterrupt
         return sample_stage(*args, **kwargs)
 
     monkeypatch.setattr(restoration, "sample_stage", killed_later)
     with pytest.raises(KeyboardInterrupt):
-        run_restoration(cascade, JOB, tmp_path, batch_size=2)
+        run_restoration(cascade, dataclasses.replace(JOB, num_prompts=3), tmp_path, batch_size=2)
+    assert rows == [2, 1]
     kept = json.loads((tmp_path / "restoration.json").read_text())
     assert list(kept) == ["tsr1"] and len(kept["tsr1"]["clips"]) == 2
 
