@@ -5,8 +5,10 @@ walks it on data, sampling on the previous stage's output.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -167,6 +169,16 @@ class Stage:
 def init_stage_params(stage: Stage, key: KeyArray) -> dict:
     """Draws the U-Net's initial float32 parameters."""
     return init_params(stage.unet, key)
+
+
+def stage_param_shapes(stage: Stage) -> dict:
+    """Returns shapes and dtypes of what `init_stage_params` draws, traced once for a network."""
+    return _param_shapes(stage.unet)
+
+
+@functools.cache
+def _param_shapes(unet: UNetConfig) -> dict:
+    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0)))
 
 
 def stage_param_axes(stage: Stage) -> dict:

@@ -10,7 +10,7 @@ import pytest
 
 from imagen_video.cascade.cascade import Cascade
 from imagen_video.cascade.options import SamplingOptions
-from imagen_video.cascade.stage import Grid, init_stage_params
+from imagen_video.cascade.stage import Grid, stage_param_shapes
 from imagen_video.cascade.weights import make_stage_model
 from imagen_video.cli.main import main
 from imagen_video.diffusion.augmentation import AugmentationLevel
@@ -35,10 +35,7 @@ def adds_nothing(stage):
         augmentation=AugmentationLevel(snr=1e6),
     )
     stage = dataclasses.replace(stage, low_res_error=ERROR, sampling=sampling)
-    zeros = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, np.float32),
-        jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0))),
-    )
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), stage_param_shapes(stage))
     return make_stage_model(stage, zeros, text_digest=micro_cascade.text_model().digest)
 
 
