@@ -16,7 +16,7 @@ from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model, placed
 from imagen_video.sharding.layout import Layout, ShardingConfig, local_layout, make_layout
 from imagen_video.sharding.mesh import MeshShape
-from imagen_video.text.text_model import TextPaths, load_text_model
+from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
 
 DISTILLED = "distilled"
@@ -71,51 +71,37 @@ def load_cascade(
         }
         check_chain([records_by_name[name] for name in STAGE_NAMES if name in records_by_name])
         text = text or config_files.to_record(TextPaths, loaded.text, where="text")
-    students = _students(distilled)
-    paths = _paths(weights, students, oscillating_stages(guidance))
-    wanted = _through(tuple(records_by_name or paths), through)
-    for name in wanted:
-        if paths.get(name) is None:
-            kind = f"distilled: {weights or 'this package'} has no student of"
-            raise ValueError(
-                f"{kind if name in students else f'weights: {weights} holds none of'} {name}"
-            )
-    if not wanted:
-        place = weights or "this package"
-        raise ValueError(
-            f"weights: {place} holds those of no stage; train some and name their folder"
-        )
-    models = tuple(
-        placed(
-            load_stage_weights(
-                paths[name],
-                stage=None if name in students else records_by_name.get(name),
-                name=name,
-            ),
-            _layout(sharding, name),
-        )
-        for name in wanted
-    )
-    for model in models:
-        if model.stage.name in students and model.stage.distilled_steps is None:
-            raise ValueError(f"{paths[model.stage.name]}: holds no distilled weights")
-    text_model = load_text_model(
-        text or TextPaths(), num_tokens=models[0].stage.text_tokens, layout=local_layout()
-    )
 
     @functools.cache
-    def load_students(distilled: bool | str, guidance: str) -> Cascade:
-        return load_cascade(
-            config,
-            weights=weights,
-            text=text,
-            through=through,
-            sharding=sharding,
-            distilled=distilled,
-            guidance=guidance,
+    def stage_model(path: str, name: str, is_student: bool) -> StageModel:
+        record = None if is_student else records_by_name.get(name)
+        model = load_stage_weights(path, stage=record, name=name)
+        if is_student and model.stage.distilled_steps is None:
+            raise ValueError(f"{path}: holds no distilled weights")
+        return placed(model, _layout(sharding, name))
+
+    @functools.cache
+    def text_model(num_tokens: int) -> TextModel:
+        return load_text_model(text or TextPaths(), num_tokens=num_tokens, layout=local_layout())
+
+    @functools.cache
+    def cascade(students: frozenset[str], oscillating: frozenset[str]) -> Cascade:
+        """Shares with all others of these files what they have in common."""
+        paths = _paths(weights, students, oscillating)
+        wanted = _through(tuple(records_by_name or paths), through)
+        _check_found(wanted, paths, weights, students, oscillating)
+        models = tuple(stage_model(paths[name], name, name in students) for name in wanted)
+        return Cascade(
+            models=models,
+            text=text_model(models[0].stage.text_tokens),
+            load_students=with_students,
         )
 
-    return Cascade(models=models, text=text_model, load_students=load_students)
+    def with_students(distilled: bool | str, guidance: str) -> Cascade:
+        students = _students(distilled)
+        return cascade(students, oscillating_stages(guidance) & students)
+
+    return with_students(distilled, guidance)
 
 
 def _students(distilled: bool | str) -> frozenset[str]:
@@ -195,19 +181,43 @@ def _paths(
             raise ValueError(f"weights: {root} is not a folder")
     folders = {name: root for name in STAGE_NAMES}
     for name in students:
-        folders[name] = root / DISTILLED
-        if not folders[name].is_dir():
+        if not (root / DISTILLED).is_dir():
             raise ValueError(
-                f"distilled: there are no distilled weights, {folders[name]} is not a folder"
+                f"distilled: there are no distilled weights, {root / DISTILLED} is not a folder"
             )
-        if name in oscillating:
-            folders[name] = folders[name] / OSCILLATING
+        folders[name] = root / _students_folder(name, oscillating)
     found = {}
     for name in STAGE_NAMES:
         path = _path(folders[name], name)
         if path is not None or _path(root, name) is not None:
             found[name] = path
     return found
+
+
+def _students_folder(name: str, oscillating: frozenset[str]) -> str:
+    """Where a stage's student lies, below the originals."""
+    return f"{DISTILLED}/{OSCILLATING}" if name in oscillating else DISTILLED
+
+
+def _check_found(
+    wanted: tuple[str, ...],
+    paths: Mapping[str, str | None],
+    weights: Weights | None,
+    students: frozenset[str],
+    oscillating: frozenset[str],
+) -> None:
+    """Raises ValueError where a wanted stage has no weights, or none is wanted."""
+    place = "this package" if weights is None else weights
+    for name in wanted:
+        if paths.get(name) is None:
+            if name in students:
+                folder = _students_folder(name, oscillating)
+                raise ValueError(f"distilled: {place} has no student of {name} in {folder!r}")
+            raise ValueError(f"weights: {place} holds none of {name}")
+    if not wanted:
+        raise ValueError(
+            f"weights: {place} holds those of no stage; train some and name their folder"
+        )
 
 
 def _path(folder: epath.Path, name: str) -> str | None:

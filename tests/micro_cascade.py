@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_video.cascade.cascade import Cascade
-from imagen_video.cascade.stage import Grid, Sampling, Stage, init_stage_params
+from imagen_video.cascade.stage import Grid, Sampling, Stage, stage_param_shapes
 from imagen_video.cascade.weights import make_stage_model, save_stage
 from imagen_video.data.sources import CaptionedShapes
 from imagen_video.diffusion.augmentation import AugmentationLevel
@@ -97,7 +97,7 @@ def drawn_params(stage, seed=0):
         fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim != 3 else leaf.shape[0]
         return jnp.asarray(rng.normal(0, 1 / np.sqrt(fan_in), leaf.shape), jnp.float32)
 
-    return jax.tree.map(draw, jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0))))
+    return jax.tree.map(draw, stage_param_shapes(stage))
 
 
 @functools.cache

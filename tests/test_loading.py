@@ -106,6 +106,8 @@ def test_students_are_never_taken_by_mistake(weights, tmp_path):
         load_cascade(weights=lacks, distilled="sr")
     with pytest.raises(ValueError, match="distilled: 'ssr' is none of all, sr, none, base"):
         load_cascade(weights=weights, distilled="ssr")
+    with pytest.raises(ValueError, match=r"base\.safetensors: holds no distilled weights"):
+        load_cascade(weights={"base": weights / "base.safetensors"}, distilled=True)
     # A config's stage knows nothing of the steps.
     with pytest.raises(ValueError, match="distilled for 2 steps, which the config's base is not"):
         load_stage_weights(weights / "distilled" / "base.safetensors", stage=BASE)
@@ -140,14 +142,19 @@ def test_students_of_oscillating_guidance_are_their_own(weights, tmp_path):
     oscillating = cascade.with_students("base", guidance="oscillating:base")
     assert constant.stages == (students["distilled"], TSR1)
     assert oscillating.stages == (students["distilled/oscillating"], TSR1)
-    assert cascade.with_students("base") is constant  # loaded once
+    # Loaded once, however it is said; what cascades have in common is in memory once.
+    for distilled, guidance in (("base,base", "constant"), ("base", "oscillating:tsr1")):
+        assert cascade.with_students(distilled, guidance=guidance) is constant
+    assert constant.models[1] is oscillating.models[1] is cascade.models[1]
+    assert constant.text is cascade.text
     a, b = (
         cascade.sample(["a red circle"], through="base", distilled="base", guidance=guidance)
         for guidance in ("constant", "oscillating")
     )
     assert (a != b).any()
     # tsr1 would oscillate too, but has no such student.
-    with pytest.raises(ValueError, match=r"distilled: .* has no student of tsr1"):
+    missing = r"distilled: .* has no student of tsr1 in 'distilled/oscillating'"
+    with pytest.raises(ValueError, match=missing):
         load_cascade(weights=folder, distilled="base,tsr1", guidance="oscillating")
     with pytest.raises(ValueError, match=r"guidance: 'oscillating', .* with another guidance"):
         constant.sample(["a red circle"], through="base", guidance="oscillating")

@@ -19,7 +19,8 @@ class SamplingOptions:
     Attributes:
       guidance: "constant", or "oscillating" in those stages that have such a preset: base, tsr1
         and ssr1 (arXiv 2210.02303, section 2.6.2); "oscillating:base" in the stages named alone.
-      thresholding: overrides what goes with the guidance: "static" or "dynamic".
+      thresholding: overrides what goes with the guidance: "static" or "dynamic"; never a student's
+        own.
       steps: overrides the number of steps, in all stages; "published" is 256 for the base model
         and 128 for the others (Table 1), but a student's own number in a student.
     """
@@ -41,8 +42,9 @@ class SamplingOptions:
         """Returns how `stage` is sampled under these options.
 
         Raises:
-          ValueError: the stage was distilled for another number of steps than `steps`, or for
-            another kind of guidance, or is named to oscillate and has no such preset.
+          ValueError: the stage was distilled for another number of steps than `steps`, for another
+            kind of guidance, or to be sampled with another thresholding; or is named to oscillate
+            and has no such preset.
         """
         chosen = stage.sampling
         if stage.name in oscillating_stages(self.guidance):
@@ -54,6 +56,11 @@ class SamplingOptions:
             )
         if self.thresholding is not None:
             threshold = {"static": StaticClip(), "dynamic": DynamicThreshold()}[self.thresholding]
+            if stage.distilled_steps is not None and threshold != chosen.thresholding:
+                raise ValueError(
+                    f"thresholding: {self.thresholding!r}, but these weights of {stage.name} were"
+                    f" distilled to be sampled with {type(chosen.thresholding).__name__}"
+                )
             chosen = dataclasses.replace(chosen, thresholding=threshold)
         if self.steps is not None:
             chosen = dataclasses.replace(chosen, num_steps=self._num_steps(stage))

@@ -94,19 +94,9 @@ def run_request(
         manifest names; or an argument is out of range.
       OSError: `out` cannot be written.
     """
-    for name, value in (("batch_size", batch_size), ("save_every", save_every)):
-        if value < 1:
-            raise ValueError(f"{name}: {value} is below 1")
-    models = cascade.through(request.through)
-    for model in models:
-        request.options.sampling(model.stage)  # raises before anything is written
-    identity = {
-        "request": records.to_dict(request),
-        "stages": {model.stage.name: model.digest for model in models},
-        "text": cascade.text.digest,
-        "batch_size": batch_size,
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    if save_every < 1:
+        raise ValueError(f"save_every: {save_every} is below 1")
+    digest = _digest(cascade, request, batch_size)
     kept = out / f".unfinished-{digest[:12]}"
     manifest = _finished(out / MANIFEST, digest)
     if manifest is not None:
@@ -141,6 +131,29 @@ def run_request(
     _write_json(out / MANIFEST, manifest)
     DirectoryStore(root=kept).clear()
     return manifest
+
+
+def check_request(
+    cascade: Cascade, request: SampleRequest, out: pathlib.Path, *, batch_size: int = 4
+) -> None:
+    """Raises the ValueError that `run_request` would raise before it samples; writes nothing."""
+    _finished(out / MANIFEST, _digest(cascade, request, batch_size))
+
+
+def _digest(cascade: Cascade, request: SampleRequest, batch_size: int) -> str:
+    """Names all that the videos depend on; raises ValueError where an option fits no stage."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: {batch_size} is below 1")
+    models = cascade.through(request.through)
+    for model in models:
+        request.options.sampling(model.stage)
+    identity = {
+        "request": records.to_dict(request),
+        "stages": {model.stage.name: model.digest for model in models},
+        "text": cascade.text.digest,
+        "batch_size": batch_size,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(path: pathlib.Path, digest: str) -> dict[str, Any] | None:

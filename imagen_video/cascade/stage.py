@@ -5,8 +5,10 @@ walks it on data, sampling on the previous stage's output.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -103,7 +105,8 @@ class Stage:
       oscillating: defaults with oscillating guidance, where section 2.6.2 applies it.
       distilled_steps: the number of steps that the weights were distilled for, in which they are
         sampled as `sampling` says and in no other way; None for weights that were not distilled.
-      distilled_guidance: what was folded into the weights; None where nothing was.
+      distilled_guidance: what was folded into the weights, a constant weight of 0 where distilling
+        them left it out; None for weights that were not distilled.
     """
 
     name: Literal["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
@@ -166,6 +169,16 @@ class Stage:
 def init_stage_params(stage: Stage, key: KeyArray) -> dict:
     """Draws the U-Net's initial float32 parameters."""
     return init_params(stage.unet, key)
+
+
+def stage_param_shapes(stage: Stage) -> dict:
+    """Returns shapes and dtypes of what `init_stage_params` draws, traced once for a network."""
+    return _param_shapes(stage.unet)
+
+
+@functools.cache
+def _param_shapes(unet: UNetConfig) -> dict:
+    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0)))
 
 
 def stage_param_axes(stage: Stage) -> dict:

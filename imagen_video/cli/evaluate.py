@@ -1,6 +1,7 @@
 """Samples held-out prompts and reads the videos back: how often is each attribute right?
 
-Leaves the videos, agreement.json and sheets.png, the first twenty videos in one picture, in --out.
+Says, too, how far their measurements are from those of the dataset's own videos. Leaves the videos,
+agreement.json and sheets.png, the first twenty videos in one picture, in --out.
 With --from_truth judges each super-resolution stage alone, from the dataset's own clips brought
 down to its input grid: PSNR beside that of plain resizing. Leaves restoration.json in --out.
 A rerun goes on where it stopped.

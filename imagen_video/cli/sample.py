@@ -25,6 +25,7 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_bool(
         "offload_text", False, "Free the text encoder's memory before the first stage.", **fv
     )
+    flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
     define_sampling_flags(flag_values)
 
 

@@ -47,14 +47,14 @@ def define_sampling_flags(flag_values: CommandFlags) -> None:
         **fv,
     )
     flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", **fv)
-    flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
 
 
 class _StageChoiceParser(flags.ArgumentParser):
-    """--distilled alone is all stages, --nodistilled none."""
+    """--distilled alone is all stages, --nodistilled none; =true and =false are the same."""
 
     def parse(self, argument: str) -> str:
-        return {"true": "all", "false": "none"}.get(str(argument), argument)
+        words = {"true": "all", "t": "all", "1": "all", "false": "none", "f": "none", "0": "none"}
+        return words.get(str(argument).lower(), argument)
 
 
 def make_options(flag_values: CommandFlags):

@@ -1,6 +1,5 @@
 """How often videos show what held-out prompts asked for, by the dataset's own reader."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +13,17 @@ from imagen_video.contact_sheet import contact_sheet
 from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
 from imagen_video.evaluation.clip_features import (
     FEATURES,
+    READER,
     clip_features,
     distance_to_dataset,
     reference_features,
 )
 from imagen_video.evaluation.job import EvaluationJob
+from imagen_video.evaluation.kept import keep, kept
 from imagen_video.evaluation.true_clips import output_grid
-from imagen_video.files import atomic_path
 from imagen_video.video_io import read_clip, write_image
 
+RESULTS, REFERENCE, PICTURE = "agreement.json", "reference.json", "sheets.png"
 SHEETS = 20
 
 
@@ -40,20 +41,27 @@ def run_agreement(
     Args:
       cascade: to be judged.
       job: on what.
-      out: folder; a rerun goes on where an earlier one stopped.
+      out: folder; a rerun goes on where an earlier one stopped, and reads no video again.
       batch_size: videos sampled at a time.
       reference: features of the dataset's own clips of the same prompts, where many jobs share
         them; made here by default.
       progress: told after every sampling step, and after every clip of the reference.
 
     Returns:
-      JSON values: "videos", "agreement" (share of videos by attribute, and "all" of them at once),
-      "standard_error" likewise, "feature_distance" (see `clip_features`) to as many clips of the
-      same prompts by the dataset itself, None for few, and "readings", one a video.
+      JSON values: "of" (names videos and reader), "videos", "agreement" (share of videos by
+      attribute, and "all" of them at once), "standard_error" likewise, "feature_distance" (see
+      `clip_features`) to as many clips of the same prompts by the dataset itself, None for few, and
+      "readings", one a video.
     """
     request = job.request()
     manifest = run_request(cascade, request, out, batch_size=batch_size, progress=progress)
-    readings = read_videos(manifest["samples"], out)
+    of = {"digest": manifest["digest"], "reader": READER}
+    readings = kept(out / RESULTS, of=of).get("readings")
+    if readings is None:
+        readings = read_videos(manifest["samples"], out)
+        (out / PICTURE).unlink(missing_ok=True)
+    if not (out / PICTURE).exists():
+        write_image(out / PICTURE, first_sheets(manifest, out))
     result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
     if reference is None:
         reference = reference_features(
@@ -61,15 +69,14 @@ def run_agreement(
             seed=job.prompt_seed,
             grid=output_grid(cascade.through(job.through)[-1].stage),
             num_per_prompt=job.num_samples,
+            path=out / REFERENCE,
             progress=progress,
         )
     features = np.array([list(r["features"].values()) for r in readings])
     result["feature_distance"] = distance_to_dataset(features, reference)
     result["readings"] = readings
-    with atomic_path(out / "agreement.json") as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
-    write_image(out / "sheets.png", first_sheets(manifest, out))
-    return result
+    keep(out / RESULTS, result, of=of)
+    return {"of": of, **result}
 
 
 def read_videos(samples: Sequence[dict[str, Any]], out: pathlib.Path) -> list[dict[str, Any]]:

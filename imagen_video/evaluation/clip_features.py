@@ -5,6 +5,7 @@ dataset's are: how clean the shapes, how large, where, how far and how fast they
 neither colours nor which shape it is.
 """
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -12,14 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+import imagen_video
 from imagen_video.cascade.cascade import Progress
 from imagen_video.data.captioned_shapes.reader import Reading, read
+from imagen_video.data.captioned_shapes.source import VERSION
 from imagen_video.data.sources import ClipGrid
+from imagen_video.evaluation.kept import keep, kept
 from imagen_video.evaluation.true_clips import true_clip
 from imagen_video.metrics.frechet import frechet_distance
 from imagen_video.video_io import read_clip, write_clip
 
 FEATURES = ("unlikeness", "diameter", "x", "y", "right", "down", "bounce", "growth", "turn")
+READER = f"{imagen_video.__version__}, captioned_shapes {VERSION}"  # that readings are kept of
 _DEGREES = 360.0  # of a turn
 
 
@@ -53,6 +58,7 @@ def reference_features(
     seed: int,
     grid: ClipGrid,
     num_per_prompt: int,
+    path: pathlib.Path | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "n 9"]:
     """Returns the features of the dataset's own clips, read back from mp4 as sampled ones are.
@@ -62,20 +68,36 @@ def reference_features(
       seed: of the scenes.
       grid: of the clips: that of the stage they stand beside.
       num_per_prompt: clips of each prompt, one after the other.
+      path: a JSON file to keep them in: a clip takes half a second and more to be read.
       progress: told after every clip, as a stage "reference".
     """
+    of = {
+        "reader": READER,
+        "prompts": list(prompts),
+        "seed": seed,
+        "grid": dataclasses.asdict(grid),
+        "num_per_prompt": num_per_prompt,
+    }
+    found = kept(path, of=of).get("features") if path is not None else None
+    if found is not None:
+        return np.array(found)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     features, count = [], len(prompts) * num_per_prompt
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "clip.mp4"
+        video = pathlib.Path(folder) / "clip.mp4"
         for prompt in prompts:
             for index in range(num_per_prompt):
                 clip = true_clip(prompt, seed=seed, index=index, grid=grid)
-                write_clip(path, clip, fps=grid.fps)
-                reading = read(read_clip(path).frames)
+                write_clip(video, clip, fps=grid.fps)
+                reading = read(read_clip(video).frames)
                 features.append(clip_features(reading, height=grid.height, width=grid.width))
                 if progress is not None:
                     progress(stage="reference", step=len(features), num_steps=count)
-    return np.array(features).reshape(count, len(FEATURES))
+    features = np.array(features).reshape(count, len(FEATURES))
+    if path is not None:
+        keep(path, {"features": features.tolist()}, of=of)
+    return features
 
 
 def distance_to_dataset(

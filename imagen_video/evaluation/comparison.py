@@ -5,19 +5,24 @@ often the videos show what was asked, and how far their measurements are from th
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from imagen_video.cascade.cascade import Cascade, Progress
 from imagen_video.cascade.options import SamplingOptions
+from imagen_video.cascade.sampling_run import check_request
 from imagen_video.cascade.stage import Stage
-from imagen_video.evaluation.agreement import run_agreement
+from imagen_video.cascade.stage_choice import chosen_stages
+from imagen_video.evaluation.agreement import REFERENCE, run_agreement
 from imagen_video.evaluation.clip_features import reference_features
 from imagen_video.evaluation.job import EvaluationJob
+from imagen_video.evaluation.kept import keep, kept
 from imagen_video.evaluation.timing import interleaved_seconds, times_faster
 from imagen_video.evaluation.true_clips import output_grid
 from imagen_video.files import atomic_path
@@ -58,7 +63,7 @@ class ComparisonJob:
     """What to compare, and on how much.
 
     Attributes:
-      rows: names in TABLE_1, the first one being what others are compared with.
+      rows: names in TABLE_1, each once, the first one being what others are compared with.
       num_prompts: held-out prompts of a run, one video of each.
       runs: of every row, each with noise of its own; the paper's four.
       through: last stage that quality is read from; the paper's Table 1 stops at tsr3.
@@ -77,9 +82,21 @@ class ComparisonJob:
         for name in self.rows:
             if name not in TABLE_1:
                 raise ValueError(f"rows: {name!r} is none of {', '.join(TABLE_1)}")
+            if self.rows.count(name) > 1:
+                raise ValueError(f"rows: {name!r} is there twice")
         for name, least in (("num_prompts", 1), ("runs", 1), ("timing_rounds", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is below {least}")
+
+    def run(self, row: str, number: int) -> EvaluationJob:
+        """Returns a run of a row; run k of all rows has the same prompts and the same noise."""
+        return EvaluationJob(
+            num_prompts=self.num_prompts,
+            num_samples=1,
+            seed=number,
+            through=self.through,
+            options=TABLE_1[row].options,
+        )
 
 
 def run_comparison(
@@ -93,8 +110,8 @@ def run_comparison(
 ) -> list[dict[str, Any]]:
     """Samples, reads and times every row; writes comparison.json.
 
-    Run k of all rows has the same prompts and the same noise. A rerun goes on where an earlier one
-    stopped; times are kept, too.
+    A rerun goes on where an earlier one stopped, with rows or runs added, too. Times are kept once
+    all are taken, for the rows, weights and device that they were taken of.
 
     Args:
       load: gives the cascade of a row.
@@ -111,63 +128,53 @@ def run_comparison(
       and "times_faster" than the first row, where time was measured.
 
     Raises:
-      ValueError: a row's students are missing, or `out` holds another comparison.
+      ValueError: a row's students are missing, an original is a student, or `out` holds another
+        comparison; all this before anything is sampled.
     """
+    flops_per_eval = functools.cache(flops_per_eval)  # Rows share stages.
     cascades = {name: load(TABLE_1[name]) for name in job.rows}
-    for name, cascade in cascades.items():  # Every mistake shows before hours of sampling.
-        for stage in cascade.stages:
-            TABLE_1[name].options.sampling(stage)
-        cascade.through(job.through)
-    reference, qualities = None, {}
     for name, cascade in cascades.items():
-        results = []
-        for seed in range(job.runs):
-            run = EvaluationJob(
-                num_prompts=job.num_prompts,
-                num_samples=1,
-                seed=seed,
-                through=job.through,
-                options=TABLE_1[name].options,
+        _check_originals(name, cascade)
+        for number in range(job.runs):
+            request = job.run(name, number).request()
+            check_request(cascade, request, _folder(out, name, number), batch_size=batch_size)
+    costs = {name: _cost(TABLE_1[name], c, flops_per_eval) for name, c in cascades.items()}
+    first = job.run(job.rows[0], 0)
+    reference = reference_features(
+        first.request().prompts,
+        seed=first.prompt_seed,
+        grid=output_grid(cascades[job.rows[0]].through(job.through)[-1].stage),
+        num_per_prompt=first.num_samples,
+        path=out / REFERENCE,
+        progress=progress,
+    )
+    qualities = {}
+    for name, cascade in cascades.items():
+        results = [
+            run_agreement(
+                cascade,
+                job.run(name, number),
+                _folder(out, name, number),
+                batch_size=batch_size,
+                reference=reference,
+                progress=progress,
             )
-            if reference is None:
-                reference = reference_features(
-                    run.request().prompts,
-                    seed=run.prompt_seed,
-                    grid=output_grid(cascade.through(job.through)[-1].stage),
-                    num_per_prompt=1,
-                    progress=progress,
-                )
-            results.append(
-                run_agreement(
-                    cascade,
-                    run,
-                    out / name / f"run_{seed}",
-                    batch_size=batch_size,
-                    reference=reference,
-                    progress=progress,
-                )
-            )
+            for number in range(job.runs)
+        ]
         qualities[name] = quality(results)
     seconds = _seconds(cascades, job, out / "timing.json", progress=progress)
     faster = times_faster(seconds, than=job.rows[0]) if seconds else {}
-    rows = []
-    for name, cascade in cascades.items():
-        evaluations = {
-            stage.name: TABLE_1[name].options.sampling(stage).evaluations
-            for stage in cascade.stages
+    rows = [
+        {
+            "name": name,
+            **dataclasses.asdict(TABLE_1[name]),
+            **costs[name],
+            **qualities[name],
+            "seconds": seconds.get(name),
+            "times_faster": faster.get(name),
         }
-        cost = sum(evaluations[stage.name] * flops_per_eval(stage) for stage in cascade.stages)
-        rows.append(
-            {
-                "name": name,
-                **dataclasses.asdict(TABLE_1[name]),
-                "evaluations": evaluations,
-                "flops": cost,
-                **qualities[name],
-                "seconds": seconds.get(name),
-                "times_faster": faster.get(name),
-            }
-        )
+        for name in cascades
+    ]
     with atomic_path(out / "comparison.json") as part:
         part.write_text(json.dumps({"job": dataclasses.asdict(job), "rows": rows}, indent=2) + "\n")
     return rows
@@ -195,6 +202,28 @@ def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float 
     return mean, float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
+def _folder(out: pathlib.Path, row: str, number: int) -> pathlib.Path:
+    return out / row / f"run_{number}"
+
+
+def _check_originals(name: str, cascade: Cascade) -> None:
+    """Raises ValueError where a row takes students for originals, and for options out of place."""
+    students = chosen_stages(TABLE_1[name].distilled, field="distilled")
+    for stage in cascade.stages:
+        TABLE_1[name].options.sampling(stage)
+        if stage.name not in students and stage.distilled_steps is not None:
+            raise ValueError(
+                f"rows: {name!r} takes the original {stage.name}, but these weights were distilled"
+            )
+
+
+def _cost(row: Row, cascade: Cascade, flops_per_eval: Callable[[Stage], int]) -> dict[str, Any]:
+    """Returns "evaluations" by stage, and "flops" of them all."""
+    evaluations = {stage.name: row.options.sampling(stage).evaluations for stage in cascade.stages}
+    flops = sum(evaluations[stage.name] * flops_per_eval(stage) for stage in cascade.stages)
+    return {"evaluations": evaluations, "flops": flops}
+
+
 def _seconds(
     cascades: Mapping[str, Cascade],
     job: ComparisonJob,
@@ -205,14 +234,11 @@ def _seconds(
     """Times one video of all stages by every row, once: a rerun reads what was measured."""
     if job.timing_rounds == 0:
         return {}
-    identity = {
-        "rounds": job.timing_rounds,
-        "rows": {name: [model.digest for model in c.models] for name, c in cascades.items()},
-    }
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept["identity"] == identity:
-            return kept["seconds"]
+    of = {"rounds": job.timing_rounds, "device": jax.devices()[0].device_kind}
+    digests = {name: [model.digest for model in c.models] for name, c in cascades.items()}
+    known = kept(path, of=of)
+    if known and all(known["rows"].get(name) == digest for name, digest in digests.items()):
+        return {name: known["seconds"][name] for name in cascades}
 
     def sampling(name: str) -> Callable[[], object]:
         prompt = EvaluationJob(num_prompts=1, num_samples=1).request().prompts
@@ -221,6 +247,5 @@ def _seconds(
 
     ways = {name: sampling(name) for name in cascades}
     seconds = interleaved_seconds(ways, rounds=job.timing_rounds)
-    with atomic_path(path) as part:
-        part.write_text(json.dumps({"identity": identity, "seconds": seconds}, indent=2) + "\n")
+    keep(path, {"rows": digests, "seconds": seconds}, of=of)
     return seconds

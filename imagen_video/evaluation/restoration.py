@@ -57,8 +57,8 @@ def run_restoration(
       of a single clip), and "clips", the values of each.
 
     Raises:
-      ValueError: no stage up to `job.through` has an input, or `out` holds results of other weights
-        or another request.
+      ValueError: no stage up to `job.through` has an input, an option does not fit a stage, or
+        `out` holds results of other weights or another request.
       OSError: `out` cannot be written.
     """
     if batch_size < 1:
@@ -69,18 +69,19 @@ def run_restoration(
     request = job.request()
     path = out / RESULTS
     results = _kept(path)
-    for model in models:
+    digests = {model.stage.name: _digest(model, cascade, job, request) for model in models}
+    for model in models:  # Every mistake shows before anything is sampled.
         name = model.stage.name
-        digest = _digest(model, cascade, job, request)
-        kept = results.setdefault(name, {"digest": digest, "clips": []})
-        if kept["digest"] != digest:
+        job.options.sampling(model.stage)
+        if name in results and results[name]["digest"] != digests[name]:
             raise ValueError(
                 f"{path}: {name} is of other weights or another request; use another folder"
             )
     samples = [(prompt, index) for prompt in request.prompts for index in range(job.num_samples)]
     out.mkdir(parents=True, exist_ok=True)
     for model in models:
-        stage, clips = model.stage, results[model.stage.name]["clips"]
+        stage = model.stage
+        clips = results[stage.name]["clips"] if stage.name in results else []
         for start in range(len(clips), len(samples), batch_size):
             batch = samples[start : start + batch_size]
             truth = true_clips(stage, batch, seed=job.prompt_seed)
@@ -92,7 +93,8 @@ def run_restoration(
                 {"prompt": prompt, "index": index, "stage": float(ours), "resized": float(plain)}
                 for (prompt, index), ours, plain in values
             ]
-            results[stage.name] |= {"grid": str(stage.output), **summarise(clips)}
+            found = {"grid": str(stage.output), **summarise(clips), "clips": clips}
+            results[stage.name] = {"digest": digests[stage.name], **found}
             with atomic_path(path) as part:
                 part.write_text(json.dumps(results, indent=2) + "\n")
     return {model.stage.name: results[model.stage.name] for model in models}

@@ -43,6 +43,9 @@ def test_distilled_weights_are_sampled_in_their_own_steps_and_in_no_others():
     student = dataclasses.replace(BASE, oscillating=None, distilled_steps=4)
     for steps in (None, 4, "published"):  # Beside originals, which take the published number.
         assert SamplingOptions(steps=steps).sampling(student) == SAMPLING
+    assert SamplingOptions(thresholding="static").sampling(student) == SAMPLING
+    with pytest.raises(ValueError, match=r"thresholding: 'dynamic', but .* with StaticClip"):
+        SamplingOptions(thresholding="dynamic").sampling(student)
     with pytest.raises(ValueError, match=r"steps: 8, but .* base were distilled for 4"):
         SamplingOptions(steps=8).sampling(student)
     with pytest.raises(ValueError, match=r"distilled_steps: 8, but sampling\.num_steps is 4"):

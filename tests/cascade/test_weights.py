@@ -1,5 +1,6 @@
 """A weights file alone is enough to sample, and says what is wrong with it."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,7 +13,8 @@ from micro_cascade import BASE, SSR1, STAGES, drawn_params, text_model, write_we
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from imagen_video.cascade.weights import load_stage, make_stage_model, save_stage
+from imagen_video.cascade import stage as stage_module
+from imagen_video.cascade.weights import check_params, load_stage, make_stage_model, save_stage
 from imagen_video.loading import load_cascade
 
 DIGEST = "0123abcd"
@@ -176,3 +178,11 @@ def test_a_cascade_begins_with_the_base(tmp_path):
     save(tmp_path / "ssr1.safetensors", stage=SSR1)
     with pytest.raises(ValueError, match="must be the base model"):
         load_cascade(weights=tmp_path)
+
+
+def test_a_networks_shapes_are_traced_once(monkeypatch):
+    """Tracing takes a second, and files of one network are checked again and again."""
+    params = drawn_params(BASE)
+    check_params(BASE, params)
+    monkeypatch.setattr(stage_module, "init_params", None)
+    check_params(dataclasses.replace(BASE, fps=1.0), params)

@@ -133,6 +133,7 @@ def failure(argv, out, capsys) -> str:
         (["--guidance=oscillating:ssr2"], "guidance: ssr2 does not oscillate, only base,"),
         (["--distilled=ssr"], "distilled: 'ssr' is none of all, sr, none, base,"),
         (["--distilled=base"], "distilled: there are no distilled weights, {weights}/distilled"),
+        (["--distilled=True"], "distilled: there are no distilled weights, {weights}/distilled"),
         (["--thresholding=none"], "flag --thresholding=none: value should be one of"),
         (["--out="], "a file or folder has an empty name"),
         (["--sed=1"], "Unknown command line flag 'sed'"),

@@ -67,6 +67,9 @@ def test_the_job_asks_for_unchosen_prompts_that_training_never_shows():
     assert request.prompts == tuple(held_out_prompts(30, seed=0))
     assert len(set(request.prompts)) == 30 and request.num_samples == 2
     assert not any(may_train(parse(prompt)) for prompt in request.prompts)
+    for count in (0, 5001):  # There are not many more: drawing would go on for ever.
+        with pytest.raises(ValueError, match=f"num_prompts: {count} is not from 1 to 5000"):
+            EvaluationJob(num_prompts=count)
 
 
 def test_the_picture_holds_every_video(folder):

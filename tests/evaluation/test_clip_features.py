@@ -1,5 +1,6 @@
 """Features of clips: what the scene's own numbers say, and the distance of a known change."""
 
+import dataclasses
 import json
 import math
 
@@ -28,6 +29,7 @@ from imagen_video.metrics.frechet import frechet_distance
 from imagen_video.video_io import write_clip
 
 GRID = ClipGrid(frames=8, height=48, width=80, fps=3.0)
+SMALL = ClipGrid(frames=4, height=24, width=40, fps=3.0)
 PROMPTS = held_out_prompts(24, seed=5)
 
 
@@ -150,9 +152,31 @@ def test_the_reference_passes_through_the_video_file_as_sampled_clips_do(tmp_pat
     assert np.abs(measured(clip) - reference[-1]).max() > 1e-6
 
 
+def test_a_reference_is_kept_for_the_same_prompts_seed_and_grid_alone(tmp_path):
+    given = {"seed": 0, "grid": SMALL, "num_per_prompt": 1}
+    path, told = tmp_path / "new" / "reference.json", []
+
+    def made(prompts, **changed):
+        told.clear()
+        return reference_features(
+            prompts, **given | changed, path=path, progress=lambda **step: told.append(step)
+        )
+
+    first = made(PROMPTS[:2])
+    assert len(told) == 2
+    np.testing.assert_array_equal(made(PROMPTS[:2]), first)
+    assert not told
+    for prompts, changed in (
+        (PROMPTS[:2], {"seed": 1}),
+        (PROMPTS[2:4], {}),
+        (PROMPTS[:2], {"grid": dataclasses.replace(SMALL, height=48, width=80)}),
+    ):
+        assert np.abs(made(prompts, **changed) - first).max() > 1e-3
+        assert len(told) == 2
+
+
 def test_few_clips_have_no_distance_and_the_reference_none_to_itself():
-    grid = ClipGrid(frames=4, height=24, width=40, fps=3.0)
-    given = {"seed": 0, "grid": grid, "num_per_prompt": 1}
+    given = {"seed": 0, "grid": SMALL, "num_per_prompt": 1}
     features = reference_features(PROMPTS[:11], **given)
     assert features.shape == (11, len(FEATURES))
     assert distance_to_dataset(features[:10], features) is None

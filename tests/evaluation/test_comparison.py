@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import shutil
+from dataclasses import replace
 
 import micro_cascade
 import numpy as np
 import pytest
 from micro_cascade import BASE, drawn_params, text_model, write_weights
 
+from imagen_video.cascade import options
 from imagen_video.cascade.weights import save_stage
+from imagen_video.cli.main import main
 from imagen_video.diffusion.guidance import ConstantGuidance
+from imagen_video.evaluation import agreement
 from imagen_video.evaluation.comparison import (
     TABLE_1,
     ComparisonJob,
@@ -21,11 +26,24 @@ from imagen_video.evaluation.comparison_table import comparison_table
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import StochasticDistilled
 
-JOB = ComparisonJob(rows=("original", "all"), num_prompts=1, runs=2, through="base")
+JOB = ComparisonJob(
+    rows=("original", "all"), num_prompts=1, runs=2, through="base", timing_rounds=0
+)
+TIMED = dataclasses.replace(JOB, timing_rounds=1)
+
+
+STEPS = 8  # as if the paper had published so few: 256 take long
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(options.PUBLISHED_STEPS, "base", STEPS)
+        yield
 
 
 @pytest.fixture(scope="module")
-def cascade(tmp_path_factory):
+def weights(tmp_path_factory):
     """A base and its student of two steps, which has other parameters."""
     folder = write_weights(tmp_path_factory.mktemp("weights"), (BASE,))
     (folder / "distilled").mkdir()
@@ -49,38 +67,44 @@ def cascade(tmp_path_factory):
         text_digest=text_model().digest,
         dtype="float32",
     )
-    return load_cascade(weights=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cascade(weights):
+    return load_cascade(weights=weights)
+
+
+def compare(cascade, job, out, *, batch_size=4):
+    """The rows, and what was sampled or drawn for them."""
+    told = []
+    rows = run_comparison(
+        lambda row: cascade.with_students(row.distilled, guidance=row.guidance),
+        job,
+        out,
+        flops_per_eval=lambda stage: 1000,
+        batch_size=batch_size,
+        progress=lambda **step: told.append(step["stage"]),
+    )
+    return rows, told
 
 
 @pytest.fixture(scope="module")
 def compared(cascade, tmp_path_factory):
     out = tmp_path_factory.mktemp("compared")
-    told = []
-
-    def again():
-        told.clear()
-        rows = run_comparison(
-            lambda row: cascade.with_students(row.distilled, guidance=row.guidance),
-            dataclasses.replace(JOB, timing_rounds=1),
-            out,
-            flops_per_eval=lambda stage: 1000,
-            progress=lambda **step: told.append(step["stage"]),
-        )
-        return rows, list(told)
-
-    return out, again(), again()
+    return out, *compare(cascade, TIMED, out)
 
 
 def test_originals_take_the_published_steps_twice_evaluated_students_their_own(compared):
-    _, (rows, _), _ = compared
+    _, rows, _ = compared
     assert [row["name"] for row in rows] == ["original", "all"]
-    assert [row["evaluations"] for row in rows] == [{"base": 2 * 256}, {"base": 2}]
-    assert [row["flops"] for row in rows] == [512_000, 2_000]
+    assert [row["evaluations"] for row in rows] == [{"base": 2 * STEPS}, {"base": 2}]
+    assert [row["flops"] for row in rows] == [1000 * 2 * STEPS, 2_000]
     assert rows[0]["times_faster"] == 1.0 and rows[1]["times_faster"] > 1.0
 
 
 def test_figures_are_those_of_the_runs_videos(compared):
-    out, (rows, _), _ = compared
+    out, rows, _ = compared
     assert json.loads((out / "comparison.json").read_text())["rows"] == json.loads(json.dumps(rows))
     for row in rows:
         shares = []
@@ -100,10 +124,63 @@ def test_figures_are_those_of_the_runs_videos(compared):
     assert seeds == [0, 1, 0, 1]
 
 
-def test_a_rerun_samples_and_times_nothing(compared):
-    _, (rows, told), (rows_again, told_again) = compared
-    assert rows_again == rows
-    assert "base" in told and set(told_again) == {"reference"}
+def test_a_rerun_samples_reads_draws_and_times_nothing(compared, cascade, monkeypatch):
+    out, rows, told = compared
+    assert set(told) == {"reference", "base"}
+    monkeypatch.setattr(agreement, "read_videos", None)
+    assert compare(cascade, TIMED, out) == (rows, [])
+    # Nor one of some rows, in another order.
+    student = compare(cascade, dataclasses.replace(TIMED, rows=("all",)), out)
+    assert student == ([rows[1] | {"times_faster": 1.0}], [])
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"of": 1}'])
+@pytest.mark.parametrize("name", ["timing.json", "reference.json", "original/run_0/agreement.json"])
+def test_a_damaged_file_of_results_is_made_again(compared, cascade, tmp_path, name, damage):
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    whole = json.loads((out / name).read_text())
+    (out / name).write_text(damage)
+    rows, _ = compare(cascade, TIMED, out)
+    again = json.loads((out / name).read_text())
+    if name == "timing.json":
+        assert again.pop("seconds") != whole.pop("seconds")
+    else:
+        assert rows == compared[1]
+    assert again == whole
+
+
+def test_mistakes_are_told_before_anything_is_sampled(compared, cascade, tmp_path):
+    out, *_ = compared
+
+    def refused(message, job, *, cascade=cascade, out=out, **arguments):
+        before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
+        with pytest.raises(ValueError, match=message):
+            compare(cascade, job, out, **arguments)
+        assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
+
+    # The second row's folder alone is another comparison's: the first one is not sampled.
+    mixed = tmp_path / "mixed"
+    shutil.copytree(out / "all", mixed / "all")
+    refused("all/run_0: holds the videos of another", replace(JOB, num_prompts=2), out=mixed)
+    refused("batch_size: 0 is below 1", JOB, out=tmp_path / "new", batch_size=0)
+    student = cascade.with_students("all")
+    original = replace(JOB, rows=("original",))
+    refused("takes the original base", original, cascade=student, out=tmp_path / "new")
+
+
+def test_the_command_prints_the_table(weights, tmp_path, capsys):
+    argv = ["compare", f"--weights={weights}", f"--out={tmp_path / 'out'}", "--timing_rounds=0"]
+    argv += ["--num_prompts=1", "--runs=1", "--through=base"]
+    assert main([*argv, "--rows=all"]) == 0
+    head, _, line = capsys.readouterr().out.splitlines()
+    assert head.startswith("| row | seconds | times faster | TFLOP |")
+    assert line.startswith("| all |  |  | ")
+    assert main([*argv, "--rows=all,sr_oscillating,all"]) == 2
+    assert "rows: 'all' is there twice" in capsys.readouterr().err
+    assert main([*argv, "--rows=all_oscillating"]) == 2
+    assert "no student of base in 'distilled/oscillating'" in capsys.readouterr().err
+    assert main([*argv, "--rows=all", "--num_prompts=2"]) == 2
+    assert "all/run_0: holds the videos of another request" in capsys.readouterr().err
 
 
 def test_mean_and_standard_error_of_runs():
@@ -147,6 +224,7 @@ def test_rows_are_table_1():
     ]
     for fields, message in (
         ({"rows": ()}, "rows: there are none"),
+        ({"rows": ("sr", "sr")}, "rows: 'sr' is there twice"),
         ({"rows": ("ssr",)}, "rows: 'ssr' is none of original, sr, all"),
         ({"runs": 0}, "runs: 0 is below 1"),
         ({"timing_rounds": -1}, "timing_rounds: -1 is below 0"),
@@ -158,10 +236,5 @@ def test_rows_are_table_1():
 def test_students_that_are_missing_are_named_before_anything_is_sampled(tmp_path):
     cascade = micro_cascade.cascade()
     with pytest.raises(ValueError, match="distilled: this cascade has no distilled weights"):
-        run_comparison(
-            lambda row: cascade.with_students(row.distilled, guidance=row.guidance),
-            JOB,
-            tmp_path / "out",
-            flops_per_eval=lambda stage: 1,
-        )
+        compare(cascade, JOB, tmp_path / "out")
     assert not (tmp_path / "out").exists()

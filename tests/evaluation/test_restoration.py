@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from imagen_video.cascade.cascade import Cascade
-from imagen_video.cascade.stage import Grid, init_stage_params
+from imagen_video.cascade.options import SamplingOptions
+from imagen_video.cascade.stage import Grid, stage_param_shapes
 from imagen_video.cascade.weights import make_stage_model
 from imagen_video.cli.main import main
 from imagen_video.diffusion.augmentation import AugmentationLevel
@@ -20,7 +21,7 @@ from imagen_video.evaluation.restoration import run_restoration, summarise, tabl
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import DDIM
 
-JOB = EvaluationJob(num_prompts=3, num_samples=1)
+JOB = EvaluationJob(num_prompts=4, num_samples=1)
 ERROR = 1e-3
 
 
@@ -34,10 +35,7 @@ def adds_nothing(stage):
         augmentation=AugmentationLevel(snr=1e6),
     )
     stage = dataclasses.replace(stage, low_res_error=ERROR, sampling=sampling)
-    zeros = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, np.float32),
-        jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0))),
-    )
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), stage_param_shapes(stage))
     return make_stage_model(stage, zeros, text_digest=micro_cascade.text_model().digest)
 
 
@@ -103,8 +101,8 @@ def test_every_stage_is_judged_on_its_own_grid_beside_resizing(cascade, tmp_path
         # What adds nothing to the resized clip is as near as it, to the noise it believes in.
         np.testing.assert_allclose([c["stage"] for c in result["clips"]], resized, atol=1.0)
         steps = [step for step in told if step["stage"] == stage.name]
-        assert [step["step"] for step in steps] == [0, 2, 4, 4, 5, 6]
-        assert {step["num_steps"] for step in steps} == {6}
+        assert [step["step"] for step in steps] == [0, 2, 4, 4, 6, 8]
+        assert {step["num_steps"] for step in steps} == {8}
 
 
 def test_means_and_standard_errors_are_those_of_a_sample():
@@ -127,26 +125,60 @@ def test_it_goes_on_where_it_stopped_and_refuses_the_results_of_others(
         sampled.append((model.stage.name, len(kwargs["low_res"])))
         return sample_stage(model, *args, **kwargs)
 
+    def run(job=JOB):
+        return run_restoration(cascade, job, tmp_path, batch_size=2)
+
     monkeypatch.setattr(restoration, "sample_stage", counted)
-    first = run_restoration(cascade, dataclasses.replace(JOB, through="tsr1"), tmp_path)
-    assert sampled == [("tsr1", 3)]
-    whole = run_restoration(cascade, JOB, tmp_path)
-    assert sampled == [("tsr1", 3), ("ssr1", 3)] and whole["tsr1"] == first["tsr1"]
-    # Killed after one clip of tsr1.
+    first = run(dataclasses.replace(JOB, through="tsr1"))
+    assert sampled == [("tsr1", 2)] * 2
+    whole = run()
+    assert sampled[2:] == [("ssr1", 2)] * 2 and whole["tsr1"] == first["tsr1"]
+    # Killed after two clips of tsr1.
     path = tmp_path / "restoration.json"
     cut = json.loads(path.read_text())
-    cut["tsr1"]["clips"] = cut["tsr1"]["clips"][:1]
+    cut["tsr1"]["clips"] = cut["tsr1"]["clips"][:2]
     path.write_text(json.dumps(cut))
-    again = run_restoration(cascade, JOB, tmp_path)
-    assert sampled[2:] == [("tsr1", 2)]
+    again = run()
+    assert sampled[4:] == [("tsr1", 2)]
     for ours, theirs in zip(again["tsr1"]["clips"], whole["tsr1"]["clips"]):
         assert ours == pytest.approx(theirs, abs=1e-3)
     with pytest.raises(ValueError, match="tsr1 is of other weights or another request"):
-        run_restoration(cascade, dataclasses.replace(JOB, seed=1), tmp_path)
+        run(dataclasses.replace(JOB, seed=1))
     path.write_text("{")
     with pytest.raises(ValueError, match="not written by this command"):
-        run_restoration(cascade, JOB, tmp_path)
-    assert len(sampled) == 3
+        run()
+    assert len(sampled) == 5
+
+
+def test_killed_in_its_first_stage_it_has_results_of_no_other(cascade, tmp_path, monkeypatch):
+    rows = []
+    sample_stage = restoration.sample_stage
+
+    def killed_later(*args, **kwargs):
+        rows.append(len(kwargs["low_res"]))
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+        return sample_stage(*args, **kwargs)
+
+    monkeypatch.setattr(restoration, "sample_stage", killed_later)
+    with pytest.raises(KeyboardInterrupt):
+        run_restoration(cascade, dataclasses.replace(JOB, num_prompts=3), tmp_path, batch_size=2)
+    assert rows == [2, 1]
+    kept = json.loads((tmp_path / "restoration.json").read_text())
+    assert list(kept) == ["tsr1"] and len(kept["tsr1"]["clips"]) == 2
+
+
+def test_an_option_that_a_later_stage_cannot_take_is_told_before_sampling(cascade, tmp_path):
+    base, tsr1, ssr1 = cascade.models
+    student = dataclasses.replace(ssr1.stage, distilled_steps=2)
+    mixed = dataclasses.replace(
+        cascade, models=(base, tsr1, dataclasses.replace(ssr1, stage=student))
+    )
+    job = dataclasses.replace(JOB, options=SamplingOptions(steps=4))
+    told = []
+    with pytest.raises(ValueError, match="steps: 4, but these weights of ssr1"):
+        run_restoration(mixed, job, tmp_path / "new", progress=lambda **step: told.append(step))
+    assert not told and not (tmp_path / "new").exists()
 
 
 def test_the_base_model_has_nothing_to_restore(cascade, tmp_path):
