@@ -34,8 +34,9 @@ def bind(stage, params, *, layout=None):
 
 def install(monkeypatch, folder):
     """Puts it in the place of all networks, and returns a weights file of STAGE with PARAMS."""
-    for module in (weights, ladder):
-        monkeypatch.setattr(module, "init_stage_params", init)
+    monkeypatch.setattr(ladder, "init_stage_params", init)
+    shapes = jax.eval_shape(lambda: init(STAGE, jax.random.key(0)))
+    monkeypatch.setattr(weights, "stage_param_shapes", lambda stage: shapes)
     for module in (distillation, stage_sampler):
         monkeypatch.setattr(module, "denoise_fn", bind)
     path = folder / "base.safetensors"
