@@ -75,7 +75,7 @@ def _json_lines(file: pathlib.Path, field: str) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}:{number}: not JSON ({error})") from error
         if not isinstance(entry, dict) or field not in entry:
             raise ValueError(f"{file}:{number}: no object with {field!r}")
@@ -98,14 +98,16 @@ def _table(file: pathlib.Path, field: str, delimiter: str) -> Iterator[str]:
 def _parquet(file: pathlib.Path, field: str) -> Iterator[str]:
     pyarrow = _needed("pyarrow", file)
     parquet = _needed("pyarrow.parquet", file)
+    row = 0
     try:
         with parquet.ParquetFile(file) as opened:
             _check_columns(file, opened.schema_arrow.names, field)
-            row = 0
             for batch in opened.iter_batches(columns=[field]):
                 for value in batch.column(0).to_pylist():
                     yield _checked(value, f"{file}: row {row}")
                     row += 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 after row {row}") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a Parquet file ({' '.join(str(error).split())})") from error
 

@@ -69,6 +69,7 @@ def test_half_a_surrogate_pair_in_json_is_a_caption(tmp_path):
         ("captions.txt", b"a circle\n\xff\xfe\n", ":2: not UTF-8"),
         ("captions.jsonl", b'{"caption": "a"}\n{"caption": \n', ":2: not JSON"),
         ("captions.jsonl", b'{"caption": "a"}\n["b"]\n', ":2: no object with 'caption'"),
+        ("captions.jsonl", b"[" * 100_000, ":1: not JSON"),
         ("captions.jsonl", b'{"caption": 3}\n', ":1: the caption is 3, not text"),
         ("captions.csv", b"caption,id\n", None),
         ("captions.csv", b"", "no column 'caption'; it has nothing"),
