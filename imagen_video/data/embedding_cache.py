@@ -186,7 +186,15 @@ class EmbeddingCache:
 
     @functools.cached_property
     def _keys(self) -> UInt64[np.ndarray, " captions"]:
-        return np.load(self.root / KEYS_FILE, mmap_mode="r", allow_pickle=False)
+        file = self.root / KEYS_FILE
+        try:
+            keys = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+        shape = (self.header.captions,)
+        if not isinstance(keys, np.ndarray) or (keys.dtype, keys.shape) != (np.uint64, shape):
+            raise ValueError(f"{file}: holds something else than {shape[0]} keys")
+        return keys
 
     @functools.cached_property
     def _source(self) -> ArrayRecordDataSource:
@@ -221,7 +229,7 @@ class EmbeddingCache:
                     shape
                 ),
             )
-        except (RuntimeError, SafetensorError, KeyError) as error:
+        except (RuntimeError, SafetensorError, LookupError, ValueError) as error:
             shard = self.header.shards[position // self.header.shard_captions]
             reason = " ".join(str(error).split())
             raise ValueError(f"{self.root / shard}: cannot be read ({reason})") from error
@@ -253,8 +261,7 @@ def open_cache(path: str) -> EmbeddingCache:
             " embed-text as before and it goes on"
         )
     cache = EmbeddingCache(root=root, header=header)
-    if len(cache._keys) != header.captions:
-        raise ValueError(f"{root / KEYS_FILE}: {len(cache._keys)} keys of {header.captions}")
+    _ = cache._keys  # Damage is told of before the first step.
     return cache
 
 
@@ -264,7 +271,7 @@ def _read_header(root: pathlib.Path) -> CacheHeader:
         raise ValueError(f"{root}: no embedding cache, it has no {HEADER_FILE}")
     try:
         return records.from_dict(CacheHeader, json.loads(file.read_text()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 
