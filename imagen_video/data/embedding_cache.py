@@ -9,12 +9,13 @@ bfloat16 [n d], of real tokens alone. Which file a caption is in, and where, fol
 of captions, so that runs over several processes, or killed and begun again, leave the same bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -143,8 +144,12 @@ def _check_same(root: pathlib.Path, there: CacheHeader, here: CacheHeader) -> No
 
 
 def write_shard(path: pathlib.Path, entries: Iterable[CaptionEmbedding]) -> None:
-    """Writes one file of a cache, under its name only when whole."""
-    with atomic_path(path) as part:
+    """Writes one file of a cache, under its name only when whole.
+
+    Raises:
+      OSError: naming the file: the disk is full, or it cannot be written.
+    """
+    with atomic_path(path) as part, _named(path):
         # Groups of one: records are read one by one, in any order.
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for entry in entries:
@@ -273,6 +278,15 @@ def _read_header(root: pathlib.Path) -> CacheHeader:
         return records.from_dict(CacheHeader, json.loads(file.read_text()))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """ArrayRecord tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
 
 
 def _utf8(caption: str) -> bytes:

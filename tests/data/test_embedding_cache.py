@@ -215,3 +215,15 @@ def test_a_header_nested_too_deep_is_named(tmp_path):
     (root / "header.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"header\.json: "):
         open_cache(str(root))
+
+
+def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, monkeypatch):
+    class Full(embedding_cache.ArrayRecordWriter):
+        def close(self):
+            super().close()
+            raise RuntimeError("write() failed: No space left on device;\nat byte 20000")
+
+    monkeypatch.setattr(embedding_cache, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"one\.array_record: cannot be written \(write\(\) failed"):
+        embedding_cache.write_shard(tmp_path / "one.array_record", [])
+    assert not list(tmp_path.iterdir())
