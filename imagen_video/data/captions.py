@@ -116,7 +116,11 @@ def _prepared(folder: pathlib.Path, field: str) -> Iterator[str]:
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(f"{folder}: no prepared dataset, it has no dataset_info.json")
     tfds = _needed("tensorflow_datasets", folder)
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # Of protobuf, of versions, of features: whatever TFDS meets.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: no prepared dataset ({reason})") from error
     _check_columns(folder, list(builder.info.features), field)
     # Of a record nothing else is decoded, no clip.
     caption = tfds.features.FeaturesDict({field: builder.info.features[field]})

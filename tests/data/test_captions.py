@@ -122,3 +122,9 @@ def test_a_prepared_dataset_gives_the_captions_of_all_its_splits(tmp_path):
     ]
     assert found == expected and len(found) == 12 + 1 + 10 + 1
     assert "no column 'text'; it has" in error(builder.data_path, field="text")
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_prepared_dataset_is_named(tmp_path, content):
+    (tmp_path / "dataset_info.json").write_text(content)
+    assert f"{tmp_path}: no prepared dataset (" in error(tmp_path)
