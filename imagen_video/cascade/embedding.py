@@ -77,7 +77,7 @@ def embed_captions(
       captions: any number of times each; read to the end before anything is written.
       text: what embeds them.
       out: the folder.
-      batch_size: captions encoded at a time.
+      batch_size: captions encoded at a time, at most those of a file.
       shard_captions: captions of a file: what a kill loses at most, and what is held in memory.
       progress: told after every batch.
       process_index: this process's number; by default as jax has it.
@@ -112,6 +112,8 @@ def embed_captions(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("embedding cache begun")
 
+    # More rows than a file has captions would be padding alone.
+    batch_size = min(batch_size, shard_captions, len(ordered))
     own = range(index, len(header.shards), count)
     shards = {i: ordered[i * shard_captions : (i + 1) * shard_captions] for i in own}
     missing = [i for i in own if not (out / header.shards[i]).exists()]

@@ -75,7 +75,7 @@ def _json_lines(file: pathlib.Path, field: str) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}:{number}: not JSON ({error})") from error
         if not isinstance(entry, dict) or field not in entry:
             raise ValueError(f"{file}:{number}: no object with {field!r}")
@@ -98,14 +98,16 @@ def _table(file: pathlib.Path, field: str, delimiter: str) -> Iterator[str]:
 def _parquet(file: pathlib.Path, field: str) -> Iterator[str]:
     pyarrow = _needed("pyarrow", file)
     parquet = _needed("pyarrow.parquet", file)
+    row = 0
     try:
         with parquet.ParquetFile(file) as opened:
             _check_columns(file, opened.schema_arrow.names, field)
-            row = 0
             for batch in opened.iter_batches(columns=[field]):
                 for value in batch.column(0).to_pylist():
                     yield _checked(value, f"{file}: row {row}")
                     row += 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 after row {row}") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a Parquet file ({' '.join(str(error).split())})") from error
 
@@ -114,7 +116,11 @@ def _prepared(folder: pathlib.Path, field: str) -> Iterator[str]:
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(f"{folder}: no prepared dataset, it has no dataset_info.json")
     tfds = _needed("tensorflow_datasets", folder)
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # Of protobuf, of versions, of features: whatever TFDS meets.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: no prepared dataset ({reason})") from error
     _check_columns(folder, list(builder.info.features), field)
     # Of a record nothing else is decoded, no clip.
     caption = tfds.features.FeaturesDict({field: builder.info.features[field]})

@@ -9,12 +9,13 @@ bfloat16 [n d], of real tokens alone. Which file a caption is in, and where, fol
 of captions, so that runs over several processes, or killed and begun again, leave the same bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -143,8 +144,12 @@ def _check_same(root: pathlib.Path, there: CacheHeader, here: CacheHeader) -> No
 
 
 def write_shard(path: pathlib.Path, entries: Iterable[CaptionEmbedding]) -> None:
-    """Writes one file of a cache, under its name only when whole."""
-    with atomic_path(path) as part:
+    """Writes one file of a cache, under its name only when whole.
+
+    Raises:
+      OSError: naming the file: the disk is full, or it cannot be written.
+    """
+    with atomic_path(path) as part, _named(path):
         # Groups of one: records are read one by one, in any order.
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for entry in entries:
@@ -186,7 +191,15 @@ class EmbeddingCache:
 
     @functools.cached_property
     def _keys(self) -> UInt64[np.ndarray, " captions"]:
-        return np.load(self.root / KEYS_FILE, mmap_mode="r", allow_pickle=False)
+        file = self.root / KEYS_FILE
+        try:
+            keys = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+        shape = (self.header.captions,)
+        if not isinstance(keys, np.ndarray) or (keys.dtype, keys.shape) != (np.uint64, shape):
+            raise ValueError(f"{file}: holds something else than {shape[0]} keys")
+        return keys
 
     @functools.cached_property
     def _source(self) -> ArrayRecordDataSource:
@@ -221,7 +234,7 @@ class EmbeddingCache:
                     shape
                 ),
             )
-        except (RuntimeError, SafetensorError, KeyError) as error:
+        except (RuntimeError, SafetensorError, LookupError, ValueError) as error:
             shard = self.header.shards[position // self.header.shard_captions]
             reason = " ".join(str(error).split())
             raise ValueError(f"{self.root / shard}: cannot be read ({reason})") from error
@@ -253,8 +266,7 @@ def open_cache(path: str) -> EmbeddingCache:
             " embed-text as before and it goes on"
         )
     cache = EmbeddingCache(root=root, header=header)
-    if len(cache._keys) != header.captions:
-        raise ValueError(f"{root / KEYS_FILE}: {len(cache._keys)} keys of {header.captions}")
+    _ = cache._keys  # Damage is told of before the first step.
     return cache
 
 
@@ -264,8 +276,17 @@ def _read_header(root: pathlib.Path) -> CacheHeader:
         raise ValueError(f"{root}: no embedding cache, it has no {HEADER_FILE}")
     try:
         return records.from_dict(CacheHeader, json.loads(file.read_text()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """ArrayRecord tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
 
 
 def _utf8(caption: str) -> bytes:

@@ -126,7 +126,7 @@ def _stated_sizes(config_file: epath.Path) -> dict[str, int]:
     """Reads a Hugging Face config.json, where there is one, and refuses another architecture."""
     if not config_file.is_file():
         return {}
-    config = _json_object(config_file.read_text(), config_file)
+    config = _json_object(config_file.read_bytes(), config_file)
     for name, needed in (("feed_forward_proj", "gated-gelu"), ("layer_norm_epsilon", 1e-6)):
         if config.get(name, needed) != needed:
             raise ValueError(f"{config_file}: {name} is {config[name]!r}, must be {needed!r}")
@@ -140,14 +140,14 @@ def _stated_sizes(config_file: epath.Path) -> dict[str, int]:
 
 
 def _shards_of(index_file: epath.Path) -> dict[str, str]:
-    shard_of = _json_object(index_file.read_text(), index_file).get("weight_map")
-    if not isinstance(shard_of, dict):
-        raise ValueError(f"{index_file}: has no weight_map")
+    shard_of = _json_object(index_file.read_bytes(), index_file).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
+        raise ValueError(f"{index_file}: has no weight_map of file names")
     return shard_of
 
 
-def _json_object(text: str, where: epath.Path) -> dict[str, Any]:
+def _json_object(text: str | bytes, where: epath.Path) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: not a JSON object ({one_line(error)})") from error

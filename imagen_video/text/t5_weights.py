@@ -178,6 +178,8 @@ def infer_config(
         names = _size_names(path)
         if len(names) != len(tensor.shape):
             raise ValueError(f"{tensor.name}: shape {tensor.shape}, must be {names}")
+        if 0 in tensor.shape:
+            raise ValueError(f"{tensor.name}: shape {tensor.shape} holds nothing")
         for axis, size in zip(names, tensor.shape, strict=True):
             votes[axis][size] += 1
     sizes = {axis: counter.most_common(1)[0][0] for axis, counter in votes.items()}
@@ -191,6 +193,8 @@ def infer_config(
     sizes["head_dim"] = joined // num_heads
     sizes["num_layers"] = len([path for path in tensors if path.endswith("wo/kernel")])
     for field, value in stated.items():
+        if type(value) is not int:
+            raise ValueError(f"{where}: {field} is stated as {value!r}, must be an integer")
         if field in sizes and sizes[field] != value:
             raise ValueError(
                 f"{where}: {field} is {sizes[field]} in the tensors, stated as {value}"

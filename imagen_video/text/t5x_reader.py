@@ -71,7 +71,7 @@ def _t5x_tensor(directory: epath.Path, path: str, leaf: Any) -> StoredTensor:
         spec["kvstore"] = _kvstore(directory / stored_path.rstrip("/").split("/")[-1])
         spec["fill_missing_data_reads"] = False
         store = tensorstore.open(spec, open=True, read=True).result()
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name}: cannot open its zarr array ({one_line(error)})") from error
 
     def read() -> np.ndarray:

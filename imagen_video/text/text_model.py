@@ -100,10 +100,12 @@ def load_text_model(
         can be named and compared but not run.
 
     Raises:
-      ValueError: naming the file that is missing or holds something else.
+      ValueError: naming the file that is missing or holds something else; or the tokenizer has
+        more pieces than the encoder's table has rows.
     """
-    return TextModel(
-        tokenizer=load_tokenizer(_resolve(paths.tokenizer, "tokenizer.model")),
+    tokenizer = load_tokenizer(_resolve(paths.tokenizer, "tokenizer.model"))
+    text = TextModel(
+        tokenizer=tokenizer,
         encoder=load_t5(
             _resolve(paths.encoder, "text_encoder.safetensors"),
             dtype=paths.dtype,
@@ -114,9 +116,26 @@ def load_text_model(
         num_tokens=num_tokens,
         paths=paths,
     )
+    rows = text.encoder.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        # Their embeddings would be those of the last row, and nobody would notice.
+        raise ValueError(
+            f"tokenizer {paths.tokenizer}: {tokenizer.vocab_size} pieces, more than the {rows} rows"
+            f" of encoder {paths.encoder}; they belong to different text models"
+        )
+    return text
 
 
 def _resolve(path: str, embedded_name: str) -> epath.Path:
     if path != EMBEDDED:
-        return epath.Path(path)
+        if not path:
+            raise ValueError("text: a file or folder has an empty name")
+        try:
+            resolved = epath.Path(path)
+            if "://" in path:
+                resolved.exists()  # Imports what reads the bucket.
+        except (ImportError, KeyError) as error:
+            reason = error if isinstance(error, ImportError) else "no address that can be read"
+            raise ValueError(f"{path}: {reason}") from error
+        return resolved
     return epath.Path(importlib.resources.files("imagen_video") / "assets" / "tiny" / embedded_name)

@@ -120,3 +120,9 @@ def test_no_captions_make_no_folder(tmp_path):
     with pytest.raises(ValueError, match="batch_size: 0"):
         embed_captions(["a"], TEXT, tmp_path / "cache", batch_size=0)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_batch_larger_than_the_captions_is_no_larger_than_them(tmp_path):
+    embed_captions(CAPTIONS[:3], TEXT, tmp_path / "large", batch_size=10**12)
+    embed_captions(CAPTIONS[:3], TEXT, tmp_path / "fitting", batch_size=3)
+    assert files(tmp_path / "large") == files(tmp_path / "fitting")

@@ -14,6 +14,8 @@ import pytest
 
 from imagen_video.cli.main import main
 from imagen_video.config import load_config, to_record
+from imagen_video.text.frozen_t5 import make_frozen_t5
+from imagen_video.text.t5_weights import save_t5
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.training.run_text import load_run_text
 from imagen_video.training.stage_run import StageRun, make_batches
@@ -141,7 +143,10 @@ def test_a_folder_of_another_text_model_is_refused_naming_both(tmp_path, caption
     out = tmp_path / "out"
     assert main(command(out, "--captions", captions)) == 0
     capsys.readouterr()
-    fixture = ROOT / "tests" / "fixtures" / "t5_hf"
-    assert main(command(out, "--captions", captions, f"--config.text.encoder={fixture}")) == 2
+    encoder = load_text_model(TextPaths(), num_tokens=32).encoder
+    other = make_frozen_t5(encoder.config, jax.tree.map(lambda value: 2 * value, encoder.params))
+    path = tmp_path / "other.safetensors"
+    save_t5(path, other)
+    assert main(command(out, "--captions", captions, f"--config.text.encoder={path}")) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "encoder embedded" in line and f"encoder {fixture}" in line
+    assert "encoder embedded" in line and f"encoder {path}" in line

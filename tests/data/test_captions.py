@@ -69,6 +69,7 @@ def test_half_a_surrogate_pair_in_json_is_a_caption(tmp_path):
         ("captions.txt", b"a circle\n\xff\xfe\n", ":2: not UTF-8"),
         ("captions.jsonl", b'{"caption": "a"}\n{"caption": \n', ":2: not JSON"),
         ("captions.jsonl", b'{"caption": "a"}\n["b"]\n', ":2: no object with 'caption'"),
+        ("captions.jsonl", b"[" * 100_000, ":1: not JSON"),
         ("captions.jsonl", b'{"caption": 3}\n', ":1: the caption is 3, not text"),
         ("captions.csv", b"caption,id\n", None),
         ("captions.csv", b"", "no column 'caption'; it has nothing"),
@@ -121,3 +122,9 @@ def test_a_prepared_dataset_gives_the_captions_of_all_its_splits(tmp_path):
     ]
     assert found == expected and len(found) == 12 + 1 + 10 + 1
     assert "no column 'text'; it has" in error(builder.data_path, field="text")
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_prepared_dataset_is_named(tmp_path, content):
+    (tmp_path / "dataset_info.json").write_text(content)
+    assert f"{tmp_path}: no prepared dataset (" in error(tmp_path)

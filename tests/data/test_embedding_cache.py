@@ -184,3 +184,46 @@ def test_headers_of_another_format_or_with_unknown_fields_are_refused(tmp_path):
     file.write_text(text.replace('"width"', '"breadth"'))
     with pytest.raises(ValueError, match="breadth: unknown field"):
         open_cache(str(root))
+
+
+def _without(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without,
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-8]),
+        lambda file: np.save(file, np.uint64(3)),
+        lambda file: np.save(file, np.zeros(len(CAPTIONS))),
+        lambda file: np.save(file, np.array([None] * len(CAPTIONS), object), allow_pickle=True),
+        lambda file: np.savez(file.open("wb"), *CAPTIONS),
+    ],
+)
+def test_damaged_keys_are_refused_unread(tmp_path, damage):
+    root = write(tmp_path / "cache")
+    damage(root / "keys.npy")
+    with pytest.raises(ValueError, match=r"keys\.npy: ") as caught:
+        open_cache(str(root))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_nested_too_deep_is_named(tmp_path):
+    root = write(tmp_path / "cache")
+    (root / "header.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"header\.json: "):
+        open_cache(str(root))
+
+
+def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, monkeypatch):
+    class Full(embedding_cache.ArrayRecordWriter):
+        def close(self):
+            super().close()
+            raise RuntimeError("write() failed: No space left on device;\nat byte 20000")
+
+    monkeypatch.setattr(embedding_cache, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"one\.array_record: cannot be written \(write\(\) failed"):
+        embedding_cache.write_shard(tmp_path / "one.array_record", [])
+    assert not list(tmp_path.iterdir())

@@ -357,3 +357,39 @@ def test_pickles_are_refused_unread(tmp_path, name):
 def test_paths_that_hold_no_checkpoint(tmp_path):
     assert str(tmp_path) in one_line_error(tmp_path)
     assert "nothing" in one_line_error(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"weight_map": {"shared.weight": null}}', "no weight_map of file names"),
+        (b"[" * 100_000, "not a JSON object"),
+        (b"\xff\xfe", "not a JSON object"),
+    ],
+)
+def test_hf_damaged_index(hf, content, message):
+    (hf / "model.safetensors.index.json").write_bytes(content)
+    error = one_line_error(hf)
+    assert "model.safetensors.index.json: " in error and message in error
+
+
+@pytest.mark.parametrize("value", ["far", 128.5, [128]])
+def test_hf_stated_size_that_is_no_integer(hf, value):
+    config = json.loads((hf / "config.json").read_text())
+    config["relative_attention_max_distance"] = value
+    (hf / "config.json").write_text(json.dumps(config))
+    assert f"relpos_max_distance is stated as {value!r}" in one_line_error(hf)
+
+
+def test_hf_tensor_that_holds_nothing(hf):
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    edit_tensors(hf, lambda tensors: tensors.update({bias: np.zeros((32, 0), np.float32)}))
+    assert f"{bias}: shape (0, 32) holds nothing" in one_line_error(hf)
+
+
+def test_t5x_array_at_a_path_that_is_no_text(t5x):
+    def edit(target):
+        target["token_embedder"]["embedding"]["kvstore"] = {"driver": "file", "path": 5}
+
+    edit_index(t5x, edit)
+    assert "target/token_embedder/embedding: cannot open" in one_line_error(t5x)
