@@ -95,7 +95,7 @@ def get_config(which: str = "base") -> ConfigDict:
 def demo(config: ConfigDict, name: str) -> None:
     """Sets what suits the demonstration: short rungs on two CPU cores; all our choice.
 
-    The base's ladder took 75 min on one core beside other work, 0.4 to 0.8 steps/s.
+    The base's ladder took 80 min on one core beside other work, 0.35 to 0.8 steps/s.
     """
     config.guided.update(num_steps=600, ema_decay=0.99)
     config.halving.num_steps = 400 if name == "base" else 200

@@ -76,11 +76,6 @@ class Sampling:
                 f" {type(self.stepper).__name__}"
             )
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the network for one clip: with and without the caption where guided."""
-        return self.num_steps * (2 if any(self.guidance.weights(self.num_steps)) else 1)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -164,6 +159,14 @@ class Stage:
     def size_factor(self) -> int:
         """Output height per input height; 1 for the base model."""
         return self.output.height // self.input.height if self.input else 1
+
+    def evaluations(self, sampling: Sampling) -> int:
+        """Returns evaluations of the network for one clip, two a step where guidance needs both.
+
+        A network that reads the weight, or needs none, is not evaluated without the caption.
+        """
+        guided = any(sampling.guidance.weights(sampling.num_steps))
+        return sampling.num_steps * (2 if guided and not self.unet.guidance_weight else 1)
 
 
 def init_stage_params(stage: Stage, key: KeyArray) -> dict:

@@ -22,7 +22,7 @@ def define(flag_values: CommandFlags) -> None:
         " (on the base), and all_oscillating_sr (on tsr1 and ssr1, too).",
         **fv,
     )
-    flags.DEFINE_integer("num_prompts", 50, "Held-out prompts of a run.", **count, **fv)
+    flags.DEFINE_integer("num_prompts", 50, "Held-out prompts of a run.", lower_bound=1, **fv)
     flags.DEFINE_integer("runs", 4, "Of each row, each with its own noise.", **count, **fv)
     flags.DEFINE_string("through", "tsr3", "Last stage that quality is read from.", **fv)
     flags.DEFINE_integer(

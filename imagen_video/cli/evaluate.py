@@ -20,7 +20,7 @@ def define(flag_values: CommandFlags) -> None:
     count = {"lower_bound": 1, "upper_bound": 100_000}
     flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
     flags.DEFINE_string("through", None, "Stop after this stage and read its clips.", **fv)
-    flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", **count, **fv)
+    flags.DEFINE_integer("num_prompts", 200, "Held-out prompts of one object.", lower_bound=1, **fv)
     flags.DEFINE_integer("num_samples", 2, "Videos of each prompt.", **count, **fv)
     flags.DEFINE_integer("seed", 0, "Of the noise.", **fv)
     flags.DEFINE_bool("from_truth", False, "Give each stage the dataset's own clips.", **fv)

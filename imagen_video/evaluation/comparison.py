@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from imagen_video.cascade.cascade import Cascade, Progress
 from imagen_video.cascade.options import SamplingOptions
@@ -23,6 +22,7 @@ from imagen_video.evaluation.agreement import REFERENCE, run_agreement
 from imagen_video.evaluation.clip_features import reference_features
 from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.evaluation.kept import keep, kept
+from imagen_video.evaluation.standard_error import mean_and_error
 from imagen_video.evaluation.timing import interleaved_seconds, times_faster
 from imagen_video.evaluation.true_clips import output_grid
 from imagen_video.files import atomic_path
@@ -183,23 +183,14 @@ def run_comparison(
 def quality(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns mean and standard error over runs of their agreements and feature distances."""
     names = results[0]["agreement"]
+    distances = [result["feature_distance"] for result in results]
     return {
         "agreement": {
             name: mean_and_error([result["agreement"][name] for result in results])
             for name in names
         },
-        "feature_distance": mean_and_error([result["feature_distance"] for result in results]),
+        "feature_distance": (None, None) if None in distances else mean_and_error(distances),
     }
-
-
-def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Returns the mean of independent values and its standard error, s / sqrt(n)."""
-    if None in values:
-        return None, None
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, None
-    return mean, float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def _folder(out: pathlib.Path, row: str, number: int) -> pathlib.Path:
@@ -219,7 +210,9 @@ def _check_originals(name: str, cascade: Cascade) -> None:
 
 def _cost(row: Row, cascade: Cascade, flops_per_eval: Callable[[Stage], int]) -> dict[str, Any]:
     """Returns "evaluations" by stage, and "flops" of them all."""
-    evaluations = {stage.name: row.options.sampling(stage).evaluations for stage in cascade.stages}
+    evaluations = {
+        stage.name: stage.evaluations(row.options.sampling(stage)) for stage in cascade.stages
+    }
     flops = sum(evaluations[stage.name] * flops_per_eval(stage) for stage in cascade.stages)
     return {"evaluations": evaluations, "flops": flops}
 

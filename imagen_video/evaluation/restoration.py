@@ -22,6 +22,7 @@ from imagen_video.cascade.stage import Stage
 from imagen_video.cascade.stage_sampler import sample_stage
 from imagen_video.cascade.weights import StageModel
 from imagen_video.evaluation.job import EvaluationJob
+from imagen_video.evaluation.standard_error import mean_and_error
 from imagen_video.evaluation.true_clips import output_grid, true_clip
 from imagen_video.files import atomic_path
 from imagen_video.metrics.psnr import psnr
@@ -152,14 +153,12 @@ def restore(
 
 
 def summarise(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Returns means over clips, dB, and their standard errors: of a sample's mean, n - 1."""
+    """Returns means over clips, dB, and their standard errors."""
     values = {name: np.array([clip[name] for clip in clips]) for name in ("stage", "resized")}
     values["gain"] = values["stage"] - values["resized"]
-    n = len(clips)
-    errors = {
-        name: float(v.std(ddof=1) / np.sqrt(n)) if n > 1 else None for name, v in values.items()
-    }
-    means = {name: float(v.mean()) for name, v in values.items()}
+    found = {name: mean_and_error(v) for name, v in values.items()}
+    means = {name: mean for name, (mean, _) in found.items()}
+    errors = {name: error for name, (_, error) in found.items()}
     return {"psnr": means, "standard_error": errors}
 
 

@@ -12,6 +12,7 @@ from micro_cascade import BASE, SAMPLING, SSR1, TSR1
 from imagen_video import records, resample
 from imagen_video.cascade.stage import Grid, Stage, low_res_condition
 from imagen_video.cascade.stage_sampler import make_conditioning
+from imagen_video.diffusion.guidance import ConstantGuidance
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.steppers import StochasticDistilled
 
@@ -164,3 +165,15 @@ def test_a_stage_survives_json_and_is_a_key():
 def test_impossible_stages_are_refused_by_field(change, message):
     with pytest.raises(ValueError, match=message):
         change()
+
+
+def test_guidance_doubles_evaluations_unless_the_network_reads_the_weight():
+    def evaluations(weight, *, reads_weight=False):
+        stage = dataclasses.replace(
+            BASE, unet=dataclasses.replace(BASE.unet, guidance_weight=reads_weight)
+        )
+        guidance = ConstantGuidance(weight=weight)
+        return stage.evaluations(dataclasses.replace(SAMPLING, num_steps=5, guidance=guidance))
+
+    assert evaluations(3.0) == 10
+    assert evaluations(0.0) == evaluations(3.0, reads_weight=True) == 5

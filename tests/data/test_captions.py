@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -87,6 +88,18 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, name, content, message):
         assert list(read_captions(str(path))) == []
     else:
         assert message in error(path)
+
+
+def test_parquet_text_that_is_not_utf8_is_named_with_its_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    offsets = np.array([0, 8, 10], np.int32)
+    text = pyarrow.StringArray.from_buffers(
+        2, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"a circle\xff\xfe")
+    )
+    path = tmp_path / "captions.parquet"
+    parquet.write_table(pyarrow.table({"caption": text}), path)
+    assert "not UTF-8 after row 0" in error(path)
 
 
 def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):

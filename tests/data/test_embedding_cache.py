@@ -5,6 +5,8 @@ import multiprocessing
 import ml_dtypes
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from safetensors.numpy import save
 
 from imagen_video.data import embedding_cache
 from imagen_video.data.embedding_cache import (
@@ -159,6 +161,37 @@ def test_a_kill_before_the_header_leaves_a_folder_to_go_on_in(tmp_path):
     assert {p.name: p.read_bytes() for p in root.iterdir()} == {
         p.name: p.read_bytes() for p in whole.iterdir()
     }
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        save({"caption": np.frombuffer(b"a", np.uint8)}),
+        save(
+            {
+                "caption": np.frombuffer(b"a", np.uint8),
+                "tokens": np.zeros(3, np.int8),
+                "text_emb": np.zeros((1, 2), np.uint8),
+            }
+        ),
+    ],
+    ids=["empty", "no embedding", "another dtype"],
+)
+def test_a_record_of_something_else_is_named_with_its_file(tmp_path, record):
+    root = write(tmp_path / "cache")
+    header = header_of(CAPTIONS)
+    shard = root / header.shards[0]
+    shard.unlink()
+    writer = ArrayRecordWriter(str(shard), "group_size:1")
+    for _ in range(header.shard_captions):
+        writer.write(record)
+    writer.close()
+    cache = open_cache(str(root))
+    with pytest.raises(ValueError, match="cannot be read") as raised:
+        for caption in CAPTIONS:
+            cache.read(caption)
+    assert str(shard) in str(raised.value)
 
 
 def test_damage_is_named_with_its_file(tmp_path):

@@ -18,7 +18,6 @@ from imagen_video.evaluation import agreement
 from imagen_video.evaluation.comparison import (
     TABLE_1,
     ComparisonJob,
-    mean_and_error,
     quality,
     run_comparison,
 )
@@ -183,10 +182,7 @@ def test_the_command_prints_the_table(weights, tmp_path, capsys):
     assert "all/run_0: holds the videos of another request" in capsys.readouterr().err
 
 
-def test_mean_and_standard_error_of_runs():
-    assert mean_and_error([0.5]) == (0.5, None)
-    mean, error = mean_and_error([1.0, 2.0, 3.0, 6.0])
-    assert mean == 3.0 and error == pytest.approx(np.sqrt(14 / 3) / 2)
+def test_quality_is_a_mean_over_runs_where_all_have_one():
     runs = [
         {"agreement": {"shape": s}, "feature_distance": d} for s, d in ((0.5, None), (1.0, 2.0))
     ]

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,9 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore
+from etils import epath
 from flax import serialization, traverse_util
 from safetensors.numpy import save_file
 
+from imagen_video.text.safetensors_reader import open_safetensors
 from imagen_video.text.t5_encoder import T5Config, param_shapes
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "loading_memory.py"
@@ -21,22 +24,8 @@ PROGRAM = pathlib.Path(__file__).parents[1] / "loading_memory.py"
 CONFIG = T5Config(
     vocab_size=32128, emb_dim=1024, num_heads=16, head_dim=64, mlp_dim=2816, num_layers=36
 )
-HUGGING_FACE = {
-    "token_embedder/embedding": "shared.weight",
-    "encoder/relpos_bias/rel_embedding": (
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    ),
-    "encoder/encoder_norm/scale": "encoder.final_layer_norm.weight",
-    "pre_attention_layer_norm/scale": "layer.0.layer_norm.weight",
-    "attention/query/kernel": "layer.0.SelfAttention.q.weight",
-    "attention/key/kernel": "layer.0.SelfAttention.k.weight",
-    "attention/value/kernel": "layer.0.SelfAttention.v.weight",
-    "attention/out/kernel": "layer.0.SelfAttention.o.weight",
-    "pre_mlp_layer_norm/scale": "layer.1.layer_norm.weight",
-    "mlp/wi_0/kernel": "layer.1.DenseReluDense.wi_0.weight",
-    "mlp/wi_1/kernel": "layer.1.DenseReluDense.wi_1.weight",
-    "mlp/wo/kernel": "layer.1.DenseReluDense.wo.weight",
-}
+# The same encoder in small, as Hugging Face wrote it: how that names its tensors.
+HUGGING_FACE = pathlib.Path(__file__).parents[1] / "fixtures/t5_hf/model.safetensors"
 
 
 def drawn_tensors():
@@ -89,10 +78,10 @@ def write_hugging_face(directory):
 
 
 def hugging_face_name(path):
-    if path in HUGGING_FACE:
-        return HUGGING_FACE[path]
-    _, layer, name = path.split("/", 2)
-    return f"encoder.block.{layer.removeprefix('layers_')}.{HUGGING_FACE[name]}"
+    layer = re.search(r"layers_(\d+)", path)
+    first = re.sub(r"layers_\d+", "layers_0", path)
+    name = open_safetensors(epath.Path(HUGGING_FACE)).tensors[first].name.split(": ")[-1]
+    return name if layer is None else name.replace("block.0", f"block.{layer[1]}")
 
 
 @pytest.mark.slow
