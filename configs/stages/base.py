@@ -37,9 +37,9 @@ def get_config(size: str = "full") -> ConfigDict:
         return tiny(config)
     stage.output = dict(frames=16, height=24, width=40)  # IV Fig. 6
     width, num_blocks = {
-        "full": (768, (5, 5, 5, 5)),
+        "full": (768, (5, 6, 5, 5)),
         "1.6b": (384, (5, 6, 5, 5)),
-        "500m": (256, (4, 3, 3, 3)),
+        "500m": (256, (4, 4, 3, 3)),
     }[size]
     stage.unet.update(
         stem_channels=width,

@@ -1,8 +1,8 @@
 """The run of equal blocks inside a DBlock or UBlock: unrolled, or as one scanned loop body.
 
-The first block stands apart, because its input width may differ; the rest have one shape, so one
-compiled body serves them all. Unrolled and scanned are the same function of trees that
-`stack_layers` and `unstack_layers` turn into each other.
+Blocks of one shape are one compiled body. A first block that reads another width, as where a skip
+is joined, stands apart. Unrolled and scanned are the same function of trees that `stack_layers` and
+`unstack_layers` turn into each other.
 """
 
 import dataclasses
@@ -29,6 +29,9 @@ def _is_product_of_weights(primitive: Any, *_: Any, **params: Any) -> bool:
         return not batch_axes
     return primitive.name == "conv_general_dilated"
 
+
+# What scanned blocks are called, by how many stand apart before them.
+_SCANNED = ("all", "rest")
 
 _KEPT = {"blocks": None, "products": _is_product_of_weights}
 
@@ -64,8 +67,9 @@ def stack(
 ) -> Float[Array, "b f h w c2"]:
     """Runs the blocks, then the attention once per stack; called in a Linen module's scope.
 
-    Blocks are named `{name}_0`, `{name}_1`, ...; where two or more follow the first and `scan` is
-    set, they are one scanned module `{name}_rest` with a leading layers axis.
+    Blocks are named `{name}_0`, `{name}_1`, ... Where `scan` is set and there are three or more,
+    those of one shape are one scanned module with a leading layers axis: `{name}_all`, or, after a
+    first block of another width, `{name}_rest`.
     """
     dtype = jnp.dtype(config.dtype)
     block, step = SpaceTimeBlock, _Step
@@ -85,21 +89,20 @@ def stack(
         dtype=dtype,
         layout=config.layout,
     )
-    h = block(**fields, name=f"{name}_0")(h, context)
-    rest = config.num_blocks - 1
-    if config.scan and rest >= 2:
+    scan = config.scan and config.num_blocks >= 3
+    first = int(h.shape[-1] != config.features)  # of the blocks of one shape
+    for i in range(first if scan else config.num_blocks):
+        h = block(**fields, name=f"{name}_{i}")(h, context)
+    if scan:
         loop = nn.scan(
             step,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
-            length=rest,
+            length=config.num_blocks - first,
             metadata_params={nn.PARTITION_NAME: axes.LAYERS},
         )
-        h, _ = loop(**fields, name=f"{name}_rest")(h, context)
-    else:
-        for i in range(rest):
-            h = block(**fields, name=f"{name}_{i + 1}")(h, context)
+        h, _ = loop(**fields, name=f"{name}_{_SCANNED[first]}")(h, context)
     if config.attention != "none" and not config.attention_every_block:
         attention = SpatialAttention(
             config.head_dim,
@@ -113,16 +116,23 @@ def stack(
     return h
 
 
+def is_scanned(name: str) -> bool:
+    """Whether a U-Net's top-level module holds scanned blocks, parameters with a layers axis."""
+    return name.rsplit("_", 1)[-1] in _SCANNED
+
+
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the tree of a scanned U-Net into that of the same network unrolled."""
     unrolled = {}
     for name, tree in params.items():
-        match = re.fullmatch(r"((?:down|up)_\d+)_rest", name)
-        if not match:
+        if not is_scanned(name):
             unrolled[name] = tree
             continue
+        stack_name, kind = name.rsplit("_", 1)
+        first = _SCANNED.index(kind)
         for i in range(len(jax.tree.leaves(tree)[0])):
-            unrolled[f"{match[1]}_{i + 1}"] = jax.tree.map(lambda leaf, i=i: leaf[i], tree)
+            layer = jax.tree.map(lambda leaf, i=i: leaf[i], tree)
+            unrolled[f"{stack_name}_{first + i}"] = layer
     return unrolled
 
 
@@ -130,15 +140,19 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the tree of an unrolled U-Net into that of the same network with scanned blocks."""
     stacked, layers = {}, {}
     for name, tree in params.items():
-        match = re.fullmatch(r"((?:down|up)_\d+)_([1-9]\d*)", name)
+        match = re.fullmatch(r"((?:down|up)_\d+)_(\d+)", name)
         if match:
             layers.setdefault(match[1], {})[int(match[2])] = tree
         else:
             stacked[name] = tree
     for name, trees in layers.items():
         ordered = [trees[i] for i in sorted(trees)]
-        if len(ordered) == 1:
-            stacked[f"{name}_1"] = ordered[0]
-        else:
-            stacked[f"{name}_rest"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
+        if len(ordered) < 3:
+            stacked |= {f"{name}_{i}": tree for i, tree in enumerate(ordered)}
+            continue
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in ordered]
+        first = int(shapes[0] != shapes[1])
+        stacked |= {f"{name}_{i}": tree for i, tree in enumerate(ordered[:first])}
+        equal = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered[first:])
+        stacked[f"{name}_{_SCANNED[first]}"] = equal
     return stacked

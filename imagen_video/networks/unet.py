@@ -55,6 +55,9 @@ class UNetConfig:
       groups: of all group norms.
       space_to_depth: side of the pixel patches folded into channels before the stem.
       scan_blocks: whether equal blocks are one scanned loop body, which keeps compile times flat.
+      project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
+        a UBlock's blocks, so that all blocks of a level are equal and one compiled body each way.
+        Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
         (all inside a block but convolutions and projections: attention's own products and all
         that is element by element).
@@ -78,6 +81,7 @@ class UNetConfig:
     groups: int = 32
     space_to_depth: int = 1
     scan_blocks: bool = True
+    project_skips: bool = False
     remat: Literal["none", "blocks", "products"] = "none"
     dtype: str = "float32"
 
@@ -189,6 +193,8 @@ class VideoUNet(nn.Module):
         config = self.config
         if level < len(config.channels) - 1:
             h = _join(h, skip)
+            if config.project_skips:
+                h = self._conv(config.channels[level], kernel=1, name=f"up_{level}_join")(h)
         h = blocks.stack(self._blocks(level), h, context, name=f"up_{level}")
         width = config.channels[level - 1] if level else config.stem_channels
         conv = self._conv(width, name=f"up_{level}_conv")

@@ -11,6 +11,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from imagen_video.networks.blocks import is_scanned
+
 Params = Any
 
 _TO_HEADS = ("query", "key", "value", "text_key", "text_value")  # [... in, heads, head_dim]
@@ -51,7 +53,7 @@ def matrix_axes(params: Params) -> Params:
         names = [entry.key for entry in path]
         if names[-1] != "kernel" or names[0] == _LAST_LAYER:
             return None
-        first = int(names[0].endswith("_rest"))
+        first = int(is_scanned(names[0]))
         columns = 2 if names[-2] in _TO_HEADS else 1
         axes = tuple(range(first, leaf.ndim))
         return MuonDimensionNumbers(reduction_axis=axes[:-columns], output_axis=axes[-columns:])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagen_video.array_types import Conditioning
-from imagen_video.networks.blocks import stack_layers, unstack_layers
+from imagen_video.networks.blocks import is_scanned, stack_layers, unstack_layers
 from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params
 from imagen_video.profiling.flops import count_flops
 
@@ -224,11 +224,16 @@ def test_temporal_attention_knows_which_frame_is_before_which():
     assert float(jnp.abs(backwards - apply(z, logsnr, cond)).max()) > 1e-2
 
 
+@pytest.mark.parametrize("project_skips", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scanned_and_unrolled_blocks_are_the_same_function(kind):
-    scanned = KINDS[kind]
+def test_scanned_and_unrolled_blocks_are_the_same_function(kind, project_skips):
+    # Skips are joined at the upper level only, so there the scanned blocks follow one of their own.
+    scanned = dataclasses.replace(KINDS[kind], num_blocks=(3, 3), project_skips=project_skips)
     unrolled = dataclasses.replace(scanned, scan_blocks=False)
     params, apply = network(scanned)
+    assert {name for name in params if is_scanned(name)} == {
+        *("down_0_all", "down_1_all", "up_1_all", "up_0_all" if project_skips else "up_0_rest")
+    }
     z, logsnr, cond = inputs(scanned)
     flat = unstack_layers(params)
     shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(unrolled))

@@ -183,7 +183,7 @@ def test_muon_knows_every_kernel_of_a_unet():
         micro_cascade.UNET,
         channels=(8, 16),
         strides=(1, 2),
-        num_blocks=(1, 3),
+        num_blocks=(3, 3),
         attention=("cross", "self"),
         head_dim=4,
     )
@@ -199,7 +199,7 @@ def test_muon_knows_every_kernel_of_a_unet():
         assert (leaf_axes is not None) == is_matrix, names
         if is_matrix:
             both = (*leaf_axes.reduction_axis, *leaf_axes.output_axis)
-            stacked = names[0].endswith("_rest")
+            stacked = names[0].endswith(("_all", "_rest"))
             assert both == tuple(range(stacked, len(leaf.shape))), names
             columns = math.prod(leaf.shape[axis] for axis in leaf_axes.output_axis)
             # Widths of this network; head_dim alone would be 4.
