@@ -109,8 +109,8 @@ def load_t5(
       layout: spreads parameters over devices instead; None for what `place` does.
 
     Raises:
-      ValueError: one line naming the file and the tensor that is missing, damaged, of a wrong
-        shape or of a dtype that is no float of up to 32 bits; or a pickle file.
+      ValueError: one line naming the file and the tensor that is missing, damaged, not finite, of
+        a wrong shape or of a dtype that is no float of up to 32 bits; or a pickle file.
     """
     if param_dtype not in HELD_TYPES:
         raise ValueError(f"param_dtype: {param_dtype!r}, must be one of {', '.join(HELD_TYPES)}")
@@ -120,6 +120,8 @@ def load_t5(
     params, digests = {}, {}
     for t5x_path, tensor in checkpoint.tensors.items():
         value = tensor.read()
+        if not np.isfinite(value).all():  # A network would turn every caption into NaN.
+            raise ValueError(f"{tensor.name}: holds NaN or infinite values")
         digests[t5x_path] = tensor_digest(value)
         params[t5x_path] = place(t5x_path, np.ascontiguousarray(value, jnp.dtype(param_dtype)))
     params = traverse_util.unflatten_dict(params, sep="/")
