@@ -36,6 +36,7 @@ from imagen_video.text.t5x_reader import open_t5x
 
 # float16 rounds otherwise than bfloat16: an encoder held in it would lose its digest.
 HELD_TYPES = ("float32", "bfloat16")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Which size each axis of a tensor tells, by the end of its path.
 _AXES = {
     "norm/scale": ("emb_dim",),
@@ -145,9 +146,7 @@ def open_checkpoint(path: epath.PathLike) -> Checkpoint:
         for name in ("model.safetensors.index.json", "model.safetensors"):
             if (path / name).is_file():
                 return open_safetensors(path / name)
-        pickles = [
-            f for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-        ]
+        pickles = [file for file in path.iterdir() if file.suffix in _PICKLE_SUFFIXES]
         if pickles:
             refuse_pickle(pickles[0])
         raise ValueError(f"{path}: holds neither a T5X `checkpoint` nor `model.safetensors`")
@@ -155,8 +154,8 @@ def open_checkpoint(path: epath.PathLike) -> Checkpoint:
         raise ValueError(f"{path}: no such checkpoint")
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
         return open_safetensors(path)
-    refuse_pickle(path)
-    raise ValueError(f"{path}: neither a directory nor a .safetensors file")
+    refuse_pickle(path, only_if_pickled=path.suffix not in _PICKLE_SUFFIXES)
+    raise ValueError(f"{path}: neither a T5X or Hugging Face folder nor a .safetensors file")
 
 
 def infer_config(

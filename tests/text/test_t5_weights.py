@@ -354,6 +354,14 @@ def test_pickles_are_refused_unread(tmp_path, name):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_file_of_another_kind_is_not_called_a_pickle(tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle")
+    message = one_line_error(tmp_path / "captions.txt")
+    assert "captions.txt: neither a T5X or Hugging Face folder nor" in message
+    (tmp_path / "renamed.txt").write_bytes(pickle.dumps([1]))
+    assert "renamed.txt: pickle files are never read" in one_line_error(tmp_path / "renamed.txt")
+
+
 def test_paths_that_hold_no_checkpoint(tmp_path):
     assert str(tmp_path) in one_line_error(tmp_path)
     assert "nothing" in one_line_error(tmp_path / "nothing")
