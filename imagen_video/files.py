@@ -54,14 +54,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def held(folder: str | os.PathLike) -> Iterator[None]:
     """Makes a folder and keeps a second run out of it; however a run ends, it lets go.
 
-    Only on a disk that knows locks; a mounted bucket may know none.
+    Only on a disk that knows locks: a bucket, or a mounted one, knows none.
 
     Raises:
       ValueError: another run is at work in the folder.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if "://" not in os.fspath(folder):
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(folder) or fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

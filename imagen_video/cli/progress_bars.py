@@ -2,14 +2,19 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 
 class ProgressBars:
-    """Told after every sampling step; shows a bar a stage and keeps finished ones."""
+    """Told after every sampling step; shows a bar a stage and keeps finished ones.
 
-    def __init__(self):
+    What is to be said first, `opening` says: once the run has begun, or an error is the only line.
+    """
+
+    def __init__(self, opening: Callable[[], None] = lambda: None):
+        self._opening = opening
         self._bar: tqdm | None = None
         self._stage: str | None = None
 
@@ -24,6 +29,8 @@ class ProgressBars:
         """Moves the bar of `stage` to `step`."""
         if self._bar is None or stage != self._stage or step < self._bar.n:
             self.__exit__()
+            if self._stage is None:
+                self._opening()
             self._stage = stage
             self._bar = tqdm(
                 total=num_steps, initial=step, desc=f"{stage:>4}", unit="step", file=sys.stderr

@@ -102,7 +102,7 @@ def check_same_text(source: str, text: RunText) -> None:
       text: of the run that goes on.
 
     Raises:
-      ValueError: naming both.
+      ValueError: naming both; or the work directory's config.json, which is damaged.
     """
     if source.endswith(".safetensors"):
         digest, made_of = load_stage(source).text_digest, ""
@@ -111,10 +111,14 @@ def check_same_text(source: str, text: RunText) -> None:
         file = root / "config.json"
         if not file.exists() or not any((root / "checkpoints").glob("[0-9]*")):
             return
-        before = json.loads(file.read_text())
-        paths = before["run"]["text"]
-        digest = before.get("text_digest", text.digest)
-        made_of = f" (encoder {paths['encoder']}, tokenizer {paths['tokenizer']})"
+        try:
+            before = json.loads(file.read_text())
+            paths = before["run"]["text"]
+            digest = str(before.get("text_digest", text.digest))
+            made_of = f" (encoder {paths['encoder']}, tokenizer {paths['tokenizer']})"
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"{file}: damaged, or not of a stage's training ({reason})") from error
     if digest != text.digest:
         raise ValueError(
             f"{source}: was trained with text model {digest[:12]}{made_of}, but the run reads"
