@@ -57,10 +57,13 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
     Only on a disk that knows locks: a bucket, or a mounted one, knows none.
 
     Raises:
-      ValueError: another run is at work in the folder.
+      ValueError: another run is at work in the folder, or it is a file.
     """
     if "://" not in os.fspath(folder):
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ValueError(f"{folder}: is a file, not a folder") from None
     if "://" in os.fspath(folder) or fcntl is None:
         yield
         return

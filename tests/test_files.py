@@ -57,6 +57,12 @@ def test_a_folder_is_held_against_another_process_until_it_ends(tmp_path):
         pass
 
 
+def test_a_file_is_no_folder_to_hold(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="file: is a file, not a folder"), held(tmp_path / "file"):
+        pass
+
+
 def test_a_disk_without_locks_is_no_reason_to_stop(tmp_path, monkeypatch):
     def flock(handle, operation):
         raise OSError(errno.ENOLCK, "No locks available")

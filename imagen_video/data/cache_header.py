@@ -74,8 +74,12 @@ def read_header(root: pathlib.Path) -> CacheHeader:
     if not file.is_file():
         raise ValueError(f"{root}: no embedding cache, it has no {HEADER_FILE}")
     try:
-        return records.from_dict(CacheHeader, json.loads(file.read_text()))
+        values = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, it is not JSON ({error})") from error
+    try:
+        return records.from_dict(CacheHeader, values)
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 

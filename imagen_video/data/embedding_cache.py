@@ -129,9 +129,14 @@ def write_shard(path: pathlib.Path, entries: Iterable[CaptionEmbedding]) -> None
 
 
 def is_whole(path: pathlib.Path, captions: int) -> bool:
-    """Whether a file of a cache ends as it should, with so many records; reads its index alone."""
+    """Whether a file of a cache ends as it should, with so many records; reads its index alone.
+
+    Raises:
+      OSError: it is there but may not be read.
+    """
     if not path.is_file():
         return False
+    path.open("rb").close()
     reader = ArrayRecordReader(str(path))
     found = reader.num_records()  # none where the file is damaged, of which only `close` tells
     try:
@@ -239,7 +244,10 @@ def open_cache(path: str) -> EmbeddingCache:
 
     Raises:
       ValueError: naming the folder, which is no cache or unfinished, or a file that is damaged.
+      OSError: naming a file that may not be read.
     """
+    if not path:
+        raise ValueError("text.cache: its folder has an empty name")
     root = local_path(path)
     cache = EmbeddingCache(root=root, header=read_header(root))
     _ = cache._keys  # Before the files, of which a damaged header may claim any number.

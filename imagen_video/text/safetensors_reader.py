@@ -116,6 +116,7 @@ def _safetensor(file: epath.Path, name: str, transposed: bool) -> StoredTensor:
 def _safe_open(file: epath.Path):
     if not file.is_file():
         raise ValueError(f"{file}: no such checkpoint file")
+    file.open("rb").close()  # One that may not be read, safetensors calls missing.
     try:
         return safe_open(str(file), framework="numpy")
     except SafetensorError as error:

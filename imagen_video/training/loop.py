@@ -159,7 +159,6 @@ def train(
     )
     is_first = jax.process_index() == 0
     root = epath.Path(workdir)
-    root.mkdir(parents=True, exist_ok=True)
     with (
         held(workdir) if is_first else contextlib.nullcontext(),
         Checkpoints(

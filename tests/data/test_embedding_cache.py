@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 
 import ml_dtypes
@@ -220,6 +221,16 @@ def test_a_file_cut_short_or_of_something_else_is_named_when_the_cache_is_opened
     assert str(caught.value).startswith(f"{shard}: ") and "\n" not in str(caught.value)
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    root = write(tmp_path / "cache")
+    shard = root / header_of(CAPTIONS).shards[1]
+    shard.chmod(0)
+    if os.access(shard, os.R_OK):
+        pytest.skip("may read anything")
+    with pytest.raises(PermissionError, match=shard.name):
+        open_cache(str(root))
+
+
 def test_a_file_in_the_place_of_another_is_named(tmp_path):
     root = write(tmp_path / "cache")
     shards = header_of(CAPTIONS).shards
@@ -324,8 +335,13 @@ def test_a_header_that_claims_more_captions_than_there_are_keys(tmp_path):
 def test_a_header_nested_too_deep_is_named(tmp_path):
     root = write(tmp_path / "cache")
     (root / "header.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"header\.json: "):
+    with pytest.raises(ValueError, match=r"header\.json: damaged, it is not JSON"):
         open_cache(str(root))
+
+
+def test_a_cache_without_a_name_is_called_so():
+    with pytest.raises(ValueError, match=r"text\.cache: its folder has an empty name"):
+        open_cache("")
 
 
 def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, monkeypatch):

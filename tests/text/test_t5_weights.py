@@ -1,6 +1,7 @@
 """Every checkpoint layout gives the same parameters, and every damage one line that names it."""
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -352,6 +353,15 @@ def test_pickles_are_refused_unread(tmp_path, name):
         message = one_line_error(path)
         assert name in message and "pickle" in message
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(hf):
+    file = hf / "model.safetensors"
+    file.chmod(0)
+    if os.access(file, os.R_OK):
+        pytest.skip("may read anything")
+    with pytest.raises(PermissionError, match=file.name):
+        load_t5(hf)
 
 
 def test_a_file_of_another_kind_is_not_called_a_pickle(tmp_path):
