@@ -10,7 +10,8 @@ from tqdm import tqdm
 class ProgressBars:
     """Told after every sampling step; shows a bar a stage and keeps finished ones.
 
-    What is to be said first, `opening` says: once the run has begun, or an error is the only line.
+    `opening` is called before the first bar: what it says never comes before an error that keeps
+    the run from beginning.
     """
 
     def __init__(self, opening: Callable[[], None] = lambda: None):

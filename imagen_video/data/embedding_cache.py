@@ -32,6 +32,7 @@ from imagen_video.data.cache_header import HEADER_FILE, CacheHeader, check_same,
 from imagen_video.files import atomic_path, local_path
 
 KEYS_FILE = "keys.npy"
+_REMEDY = "run embed-text as before and it is made again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,11 +102,12 @@ def _read_keys(root: pathlib.Path, header: CacheHeader) -> UInt64[np.ndarray, " 
     try:
         keys = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, FileNotFoundError) as error:
-        raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: cannot be read ({reason}); {_REMEDY}") from error
     if not isinstance(keys, np.ndarray) or (keys.dtype, keys.shape) != (np.uint64, shape):
-        raise ValueError(f"{file}: holds something else than {shape[0]} keys")
+        raise ValueError(f"{file}: holds something else than {shape[0]} keys; {_REMEDY}")
     if (keys[1:] < keys[:-1]).any():
-        raise ValueError(f"{file}: its keys are not in ascending order")
+        raise ValueError(f"{file}: its keys are not in ascending order; {_REMEDY}")
     return keys
 
 
@@ -197,10 +199,8 @@ class EmbeddingCache:
             if entry.caption == caption:
                 return entry
             if caption_key(entry.caption) != int(key):
-                raise ValueError(
-                    f"{self._shard(position)}: holds other captions than its cache; delete it, run"
-                    " embed-text as before and it is made again"
-                )
+                shard = self._shard(position)
+                raise ValueError(f"{shard}: holds other captions; delete it, {_REMEDY}")
             position += 1
         raise ValueError(f"{self.root}: holds no embedding of the caption {caption!r}")
 
@@ -219,10 +219,8 @@ class EmbeddingCache:
             )
         except (RuntimeError, SafetensorError, LookupError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{self._shard(position)}: cannot be read ({reason}); delete it, run embed-text as"
-                " before and it is made again"
-            ) from error
+            shard = self._shard(position)
+            raise ValueError(f"{shard}: cannot be read ({reason}); delete it, {_REMEDY}") from error
 
     def _shard(self, position: int) -> pathlib.Path:
         return self.root / self.header.shards[position // self.header.shard_captions]
@@ -263,10 +261,7 @@ def open_cache(path: str) -> EmbeddingCache:
     with concurrent.futures.ThreadPoolExecutor() as threads:
         for file, whole in zip(paths, threads.map(is_whole, paths, sizes)):
             if not whole:
-                raise ValueError(
-                    f"{file}: damaged, or of another cache; run embed-text as before and it is"
-                    " made again"
-                )
+                raise ValueError(f"{file}: damaged, or of another cache; {_REMEDY}")
     return cache
 
 

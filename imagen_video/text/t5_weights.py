@@ -121,10 +121,13 @@ def load_t5(
     params, digests = {}, {}
     for t5x_path, tensor in checkpoint.tensors.items():
         value = tensor.read()
-        if not np.isfinite(value).all():  # A network would turn every caption into NaN.
-            raise ValueError(f"{tensor.name}: holds NaN or infinite values")
         digests[t5x_path] = tensor_digest(value)
-        params[t5x_path] = place(t5x_path, np.ascontiguousarray(value, jnp.dtype(param_dtype)))
+        value = np.ascontiguousarray(value, jnp.dtype(param_dtype))
+        if not np.isfinite(value).all():  # Every embedding would be NaN.
+            raise ValueError(
+                f"{tensor.name}: holds values that are NaN or infinite in {param_dtype}"
+            )
+        params[t5x_path] = place(t5x_path, value)
     params = traverse_util.unflatten_dict(params, sep="/")
     digest = combined_digest(digests)
     return make_frozen_t5(config, params, values_digest=digest, layout=layout)

@@ -30,7 +30,7 @@ def check_chunks(store: tensorstore.TensorStore, directory: epath.Path) -> None:
     there = {key.decode() for key in store.kvstore.list().result()} - {".zarray"}
     grid = [-(-n // chunk) for n, chunk in zip(metadata["shape"], metadata["chunks"])]
     if math.prod(grid) > len(there):
-        raise ValueError(f"of its {math.prod(grid)} chunks there are {len(there)} files")
+        raise ValueError(f"{len(there)} of its {math.prod(grid)} chunk files are there")
     numbers = itertools.product(*(range(count) for count in grid))
     separator = metadata["dimension_separator"]
     keys = [separator.join(map(str, chunk)) for chunk in numbers]

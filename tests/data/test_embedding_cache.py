@@ -236,7 +236,7 @@ def test_a_file_in_the_place_of_another_is_named(tmp_path):
     shards = header_of(CAPTIONS).shards
     (root / shards[1]).write_bytes((root / shards[0]).read_bytes())
     cache = open_cache(str(root))
-    with pytest.raises(ValueError, match="holds other captions than its cache") as caught:
+    with pytest.raises(ValueError, match="holds other captions; delete it") as caught:
         cache(in_order(CAPTIONS)[4:8])
     assert str(caught.value).startswith(f"{root / shards[1]}: ")
 

@@ -421,7 +421,7 @@ def test_values_that_are_not_finite(hf, t5x, dtype, value):
         tensors[HF_QUERY][3, 5] = value
 
     edit_tensors(hf, spoil)
-    assert f"{HF_QUERY}: holds NaN or infinite values" in one_line_error(hf)
+    assert f"{HF_QUERY}: holds values that are NaN or infinite" in one_line_error(hf)
     kernel = encoder_of_npz()["encoder/layers_1/attention/query/kernel"].astype(dtype)
     kernel[5, 3] = value
 
@@ -430,7 +430,16 @@ def test_values_that_are_not_finite(hf, t5x, dtype, value):
 
     edit_index(t5x, inline)
     message = one_line_error(t5x)
-    assert "encoder/layers_1/attention/query/kernel: holds NaN or infinite" in message
+    assert (
+        "encoder/layers_1/attention/query/kernel: holds values that are NaN or infinite" in message
+    )
+
+
+def test_a_value_too_large_for_the_held_dtype(hf):
+    edit_tensors(hf, lambda tensors: tensors[HF_QUERY].__setitem__((3, 5), 3.4e38))
+    load_t5(hf)
+    with pytest.raises(ValueError, match=f"{HF_QUERY}: .* infinite in bfloat16"):
+        load_t5(hf, param_dtype="bfloat16")
 
 
 def write_zarr(directory, value, **metadata):
@@ -476,7 +485,7 @@ def test_t5x_compressor_that_would_hide_a_missing_end(t5x):
     [
         (10**11, 64, "shape (100000000000, 16), sizes must be below 2^31"),
         (10**11, 10**11, "shape (100000000000, 16), sizes must be below 2^31"),
-        (10**9, 64, "of its 15625000 chunks there are 1 files"),
+        (10**9, 64, "1 of its 15625000 chunk files are there"),
         (10**9, 10**9, "chunk 0.0 is cut short or of another size than 64000000000 bytes"),
         (2**70, 64, "cannot open its zarr array"),
     ],
