@@ -1,10 +1,15 @@
-"""Paths on a disk, and files that appear whole under their name, or not at all."""
+"""Paths on a disk, files that appear whole or not at all, and folders that one run holds."""
 
 import contextlib
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # On Windows.
+    fcntl = None
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
@@ -43,6 +48,38 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     except BaseException:
         _remove(part)
         raise
+
+
+@contextlib.contextmanager
+def held(folder: str | os.PathLike) -> Iterator[None]:
+    """Makes a folder and keeps a second run out of it; however a run ends, it lets go.
+
+    Only on a disk that knows locks: a bucket, or a mounted one, knows none.
+
+    Raises:
+      ValueError: another run is at work in the folder, or it is a file.
+    """
+    if "://" not in os.fspath(folder):
+        try:
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ValueError(f"{folder}: is a file, not a folder") from None
+    if "://" in os.fspath(folder) or fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another run is at work there; wait for it or use another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -1,10 +1,15 @@
 """A file appears whole under its name, and for the same readers as any other."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imagen_video.files import atomic_path
+from imagen_video import files
+from imagen_video.files import atomic_path, held
 
 
 def test_an_interrupted_write_keeps_what_was_there(tmp_path):
@@ -27,3 +32,44 @@ def test_others_may_read_what_they_may_read_of_a_new_file(tmp_path):
     with atomic_path(tmp_path / "tensors") as part:
         save_file({"x": np.zeros(1)}, part)
     assert (tmp_path / "tensors").stat().st_mode == mode
+
+
+HOLDING = """
+import sys
+from imagen_video.files import held
+with held(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_against_another_process_until_it_ends(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout.readline() == b"held\n" and not list(folder.iterdir())
+    with pytest.raises(ValueError, match=f"{folder}: another run is at work there"), held(folder):
+        pass
+    first.kill()
+    first.communicate()
+    with held(folder), pytest.raises(ValueError, match="another run"), held(folder):
+        pass
+
+
+def test_a_file_is_no_folder_to_hold(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="file: is a file, not a folder"), held(tmp_path / "file"):
+        pass
+
+
+def test_a_disk_without_locks_is_no_reason_to_stop(tmp_path, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with held(tmp_path), held(tmp_path):
+        pass
+    monkeypatch.setattr(files, "fcntl", None)
+    with held(tmp_path), held(tmp_path):
+        pass

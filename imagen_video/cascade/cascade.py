@@ -107,7 +107,7 @@ class Cascade:
             if model.text_digest != self.text.digest:
                 raise ValueError(
                     f"{model.stage.name}: trained with text model {model.text_digest[:12]},"
-                    f" but the cascade's is {self.text.digest[:12]}"
+                    f" but the cascade's is {self.text.name}"
                 )
 
     def with_students(self, distilled: bool | str, *, guidance: str = "constant") -> "Cascade":

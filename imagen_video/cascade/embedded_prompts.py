@@ -16,10 +16,12 @@ class EmbeddedPrompts:
 
     Attributes:
       digest: of the text model.
+      name: what errors call the text model.
       batches: embeddings [b n d] and masks [b n] of each batch, in the host's memory.
     """
 
     digest: str
+    name: str
     batches: Mapping[tuple[str, ...], tuple[np.ndarray, np.ndarray]]
 
     def embed(
@@ -45,4 +47,4 @@ def embed_and_free(text: TextModel, batches: Iterable[Sequence[str]]) -> Embedde
         # A copy: on a CPU the array would only be looked at.
         embedded[tuple(prompts)] = (np.array(text_emb), text_mask)
     text.encoder.free()
-    return EmbeddedPrompts(digest=text.digest, batches=embedded)
+    return EmbeddedPrompts(digest=text.digest, name=text.name, batches=embedded)

@@ -1,6 +1,7 @@
 """Captions to a cache of their frozen embeddings, a file at a time; goes on where it stopped."""
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -12,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from imagen_video.data.cache_header import FORMAT_VERSION, CacheHeader
 from imagen_video.data.embedding_cache import (
-    FORMAT_VERSION,
-    CacheHeader,
     CaptionEmbedding,
     begin_cache,
     captions_digest,
     in_order,
+    is_whole,
     write_shard,
 )
+from imagen_video.files import held
 from imagen_video.text.text_model import TextModel
 from imagen_video.text.tokenizer import PAD_ID, warn_of_truncation
 
@@ -70,8 +72,8 @@ def embed_captions(
     """Writes the embeddings of all captions, each once, to the cache `out`.
 
     Killed at any moment and begun again with the same arguments, it makes the files that are
-    missing; the folder ends with the same bytes. Each process makes every `process_count`-th file
-    with its own devices, in a folder that all of them see.
+    missing or damaged; the folder ends with the same bytes. Each process makes every
+    `process_count`-th file with its own devices, in a folder that all of them see.
 
     Args:
       captions: any number of times each; read to the end before anything is written.
@@ -84,7 +86,8 @@ def embed_captions(
       process_count: likewise.
 
     Raises:
-      ValueError: no captions, or `out` holds a cache of another text model or other captions.
+      ValueError: no captions, or `out` holds a cache of another text model or other captions, or
+        another run is at work in it.
       OSError: `out` cannot be written.
     """
     for name, value in (("batch_size", batch_size), ("shard_captions", shard_captions)):
@@ -107,16 +110,44 @@ def embed_captions(
     )
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    if index == 0:
-        begin_cache(out, header, ordered)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("embedding cache begun")
+    with held(out) if index == 0 else contextlib.nullcontext():
+        if index == 0:
+            begin_cache(out, header, ordered)
+        _wait_for_all("embedding cache begun")
+        report = _embed_files(
+            range(index, len(header.shards), count),
+            ordered,
+            text,
+            out,
+            header,
+            # More rows than a file has captions would be padding alone.
+            batch_size=min(batch_size, shard_captions, len(ordered)),
+            progress=progress,
+        )
+        _wait_for_all("embedding cache finished")
+    return report
 
-    # More rows than a file has captions would be padding alone.
-    batch_size = min(batch_size, shard_captions, len(ordered))
-    own = range(index, len(header.shards), count)
-    shards = {i: ordered[i * shard_captions : (i + 1) * shard_captions] for i in own}
-    missing = [i for i in own if not (out / header.shards[i]).exists()]
+
+def _wait_for_all(where: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def _embed_files(
+    own: range,
+    ordered: Sequence[str],
+    text: TextModel,
+    out: pathlib.Path,
+    header: CacheHeader,
+    *,
+    batch_size: int,
+    progress: EmbeddingProgress | None,
+) -> EmbeddingReport:
+    """Makes those of a process's own files that are missing, or that a crash has cut short."""
+    size = header.shard_captions
+    paths = {i: out / header.shards[i] for i in own}
+    shards = {i: ordered[i * size : (i + 1) * size] for i in own}
+    missing = [i for i in own if not is_whole(paths[i], len(shards[i]))]
     total = sum(map(len, shards.values()))
     kept = done = total - sum(len(shards[i]) for i in missing)
     tokens, lost, started = 0, [], time.perf_counter()
@@ -131,7 +162,7 @@ def embed_captions(
                 progress(done=done, total=total, tokens=tokens)
         lost += [cut for _, cut in encoded if cut]
         write_shard(
-            out / header.shards[i],
+            paths[i],
             (
                 CaptionEmbedding(
                     caption=caption, tokens=np.array(ids, np.int32), text_emb=text_emb[row]
@@ -140,8 +171,6 @@ def embed_captions(
             ),
         )
     warn_of_truncation(lost, of=total - kept, num_tokens=text.num_tokens)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("embedding cache finished")
     return EmbeddingReport(
         captions=total - kept,
         kept=kept,

@@ -22,7 +22,7 @@ from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.store import DirectoryStore
 from imagen_video.contact_sheet import contact_sheet
-from imagen_video.files import atomic_path
+from imagen_video.files import atomic_path, held
 from imagen_video.text.text_model import TextModel
 from imagen_video.video_io import to_uint8, write_clip, write_image
 
@@ -91,7 +91,7 @@ def run_request(
 
     Raises:
       ValueError: `out` holds the videos of another request, or lacks some of this one that its
-        manifest names; or an argument is out of range.
+        manifest names; or another run is at work in it; or an argument is out of range.
       OSError: `out` cannot be written.
     """
     if save_every < 1:
@@ -103,33 +103,34 @@ def run_request(
         _check_files(out, manifest["samples"], save_stages=save_stages)
         DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
-    kept.mkdir(parents=True, exist_ok=True)
-    batches = list(_batches(request, batch_size))
-    if offload_text and isinstance(cascade.text, TextModel):
-        prompts = [[sample.prompt for sample in batch] for batch in batches]
-        cascade = dataclasses.replace(cascade, text=embed_and_free(cascade.text, prompts))
-    entries = []
-    for number, batch in enumerate(batches):
-        done = kept / f"batch_{number:05d}.json"
-        if not done.exists():
-            store = DirectoryStore(root=kept / f"batch_{number:05d}")
-            results = cascade.run(
-                [sample.prompt for sample in batch],
-                seeds=[request.seed] * len(batch),
-                indices=[sample.index for sample in batch],
-                through=request.through,
-                options=request.options,
-                progress=progress,
-                store=store,
-                save_every=save_every,
-            )
-            written = _write(out, batch, results, cascade, request, save_stages=save_stages)
-            _write_json(done, written)
-            store.clear()
-        entries += json.loads(done.read_text())
-    manifest = _manifest(cascade, request, digest, entries)
-    _write_json(out / MANIFEST, manifest)
-    DirectoryStore(root=kept).clear()
+    with held(out):
+        kept.mkdir(parents=True, exist_ok=True)
+        batches = list(_batches(request, batch_size))
+        if offload_text and isinstance(cascade.text, TextModel):
+            prompts = [[sample.prompt for sample in batch] for batch in batches]
+            cascade = dataclasses.replace(cascade, text=embed_and_free(cascade.text, prompts))
+        entries = []
+        for number, batch in enumerate(batches):
+            done = kept / f"batch_{number:05d}.json"
+            if not done.exists():
+                store = DirectoryStore(root=kept / f"batch_{number:05d}")
+                results = cascade.run(
+                    [sample.prompt for sample in batch],
+                    seeds=[request.seed] * len(batch),
+                    indices=[sample.index for sample in batch],
+                    through=request.through,
+                    options=request.options,
+                    progress=progress,
+                    store=store,
+                    save_every=save_every,
+                )
+                written = _write(out, batch, results, cascade, request, save_stages=save_stages)
+                _write_json(done, written)
+                store.clear()
+            entries += json.loads(done.read_text())
+        manifest = _manifest(cascade, request, digest, entries)
+        _write_json(out / MANIFEST, manifest)
+        DirectoryStore(root=kept).clear()
     return manifest
 
 

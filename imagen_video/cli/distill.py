@@ -31,6 +31,8 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Climbs the ladder and prints a line for every rung."""
+    if not flag_values.workdir:  # As an unset variable of the shell is.
+        raise ValueError("--workdir: the folder has an empty name")
     distributed.join(flag_values)
     from imagen_video.training.ladder import distill
     from imagen_video.training.run_text import load_run_text

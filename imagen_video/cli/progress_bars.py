@@ -2,14 +2,20 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 
 class ProgressBars:
-    """Told after every sampling step; shows a bar a stage and keeps finished ones."""
+    """Told after every sampling step; shows a bar a stage and keeps finished ones.
 
-    def __init__(self):
+    `opening` is called before the first bar: what it says never comes before an error that keeps
+    the run from beginning.
+    """
+
+    def __init__(self, opening: Callable[[], None] = lambda: None):
+        self._opening = opening
         self._bar: tqdm | None = None
         self._stage: str | None = None
 
@@ -24,6 +30,8 @@ class ProgressBars:
         """Moves the bar of `stage` to `step`."""
         if self._bar is None or stage != self._stage or step < self._bar.n:
             self.__exit__()
+            if self._stage is None:
+                self._opening()
             self._stage = stage
             self._bar = tqdm(
                 total=num_steps, initial=step, desc=f"{stage:>4}", unit="step", file=sys.stderr

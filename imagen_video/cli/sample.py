@@ -54,9 +54,8 @@ def run(flag_values: CommandFlags) -> None:
         distilled=flag_values.distilled,
         guidance=flag_values.guidance,
     )
-    if flag_values.weights is None:
-        note_unknown_prompts(prompts)
-    with ProgressBars() as bars:
+    demo_prompts = prompts if flag_values.weights is None else ()
+    with ProgressBars(opening=lambda: note_unknown_prompts(demo_prompts)) as bars:
         manifest = run_request(
             cascade,
             request,

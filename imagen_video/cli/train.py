@@ -32,6 +32,8 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Trains to the end of the run."""
+    if not flag_values.workdir:  # As an unset variable of the shell is.
+        raise ValueError("--workdir: the folder has an empty name")
     distributed.join(flag_values)
     from imagen_video.training.run_text import load_run_text
     from imagen_video.training.stage_run import StageRun, run_layout, train_stage

@@ -25,6 +25,8 @@ def read_captions(path: str, *, field: str = FIELD) -> Iterator[str]:
       ValueError: naming file and line: it is missing, of another kind, or damaged; an entry lacks
         the field; or a package is needed that is not installed.
     """
+    if not path:  # As an unset variable of the shell is.
+        raise ValueError("captions: their file or folder has an empty name")
     file = local_path(path)
     if file.is_dir():
         return _prepared(file, field)

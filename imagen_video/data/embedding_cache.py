@@ -9,6 +9,7 @@ bfloat16 [n d], of real tokens alone. Which file a caption is in, and where, fol
 of captions, so that runs over several processes, or killed and begun again, leave the same bytes.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -20,66 +21,18 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 from jaxtyping import Int32, Shaped, UInt64
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from imagen_video import records
+from imagen_video.data.cache_header import HEADER_FILE, CacheHeader, check_same, read_header
 from imagen_video.files import atomic_path, local_path
 
-FORMAT_VERSION = 1
-HEADER_FILE, KEYS_FILE = "header.json", "keys.npy"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheHeader:
-    """What a cache says of itself. Equal headers mean interchangeable caches.
-
-    Attributes:
-      format_version: of the files.
-      text_digest: names tokenizer and encoder by their contents.
-      encoder: where the encoder lay when it was run.
-      tokenizer: likewise.
-      dtype: that the encoder computed in.
-      num_tokens: longest caption n in tokens; longer ones were cut to it.
-      width: d of the embeddings.
-      captions: how many.
-      captions_digest: of all of them.
-      shard_captions: captions of a file; the last holds what is left.
-    """
-
-    format_version: int
-    text_digest: str
-    encoder: str
-    tokenizer: str
-    dtype: str
-    num_tokens: int
-    width: int
-    captions: int
-    captions_digest: str
-    shard_captions: int
-
-    def __post_init__(self):
-        if self.format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version: {self.format_version}, this library reads {FORMAT_VERSION}"
-            )
-        for name in ("num_tokens", "width", "captions", "shard_captions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
-
-    @property
-    def text_model(self) -> str:
-        """What errors call the text model."""
-        return f"{self.text_digest[:12]} (encoder {self.encoder}, tokenizer {self.tokenizer})"
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        """File names, in order."""
-        count = -(-self.captions // self.shard_captions)
-        return tuple(f"embeddings-{i:05d}-of-{count:05d}.array_record" for i in range(count))
+KEYS_FILE = "keys.npy"
+_REMEDY = "run embed-text as before and it is made again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,35 +65,50 @@ def captions_digest(ordered: Iterable[str]) -> str:
 def begin_cache(root: pathlib.Path, header: CacheHeader, ordered: Sequence[str]) -> None:
     """Makes the folder with header and keys, or finds it begun with the same ones.
 
+    Keys that are damaged or gone are written anew: they follow from the captions.
+
     Raises:
       ValueError: the folder holds a cache of another text model or of other captions, or something
         else.
     """
-    file = root / HEADER_FILE
-    if file.is_file():
-        _check_same(root, _read_header(root), header)
+    keys = np.array([caption_key(caption) for caption in ordered], np.uint64)
+    if (root / HEADER_FILE).is_file():
+        check_same(root, read_header(root), header)
+        try:
+            if np.array_equal(_read_keys(root, header), keys):
+                return
+        except ValueError:
+            pass
+        _write_keys(root, keys)
         return
     # What a kill may have left, for the header comes last.
     begun = {KEYS_FILE, f".{KEYS_FILE}.part", f".{HEADER_FILE}.part"}
     if root.is_dir() and {path.name for path in root.iterdir()} - begun:
         raise ValueError(f"{root}: holds something else already, name another folder")
     root.mkdir(parents=True, exist_ok=True)
-    keys = np.array([caption_key(caption) for caption in ordered], np.uint64)
-    with atomic_path(root / KEYS_FILE) as part, open(part, "wb") as opened:
-        np.save(opened, keys)
-    with atomic_path(file) as part:
+    _write_keys(root, keys)
+    with atomic_path(root / HEADER_FILE) as part:
         part.write_text(json.dumps(records.to_dict(header), indent=2) + "\n")
 
 
-def _check_same(root: pathlib.Path, there: CacheHeader, here: CacheHeader) -> None:
-    if there.text_digest != here.text_digest:
-        raise ValueError(
-            f"{root}: holds embeddings of text model {there.text_model}, not of {here.text_model}"
-        )
-    for field in dataclasses.fields(CacheHeader):
-        a, b = getattr(there, field.name), getattr(here, field.name)
-        if a != b:
-            raise ValueError(f"{root}: was begun with {field.name} {a}, not {b}; name another one")
+def _write_keys(root: pathlib.Path, keys: UInt64[np.ndarray, " captions"]) -> None:
+    with atomic_path(root / KEYS_FILE) as part, open(part, "wb") as opened:
+        np.save(opened, keys)
+
+
+def _read_keys(root: pathlib.Path, header: CacheHeader) -> UInt64[np.ndarray, " captions"]:
+    """Maps the keys into memory. Raises a ValueError where they are not such as were written."""
+    file, shape = root / KEYS_FILE, (header.captions,)
+    try:
+        keys = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: cannot be read ({reason}); {_REMEDY}") from error
+    if not isinstance(keys, np.ndarray) or (keys.dtype, keys.shape) != (np.uint64, shape):
+        raise ValueError(f"{file}: holds something else than {shape[0]} keys; {_REMEDY}")
+    if (keys[1:] < keys[:-1]).any():
+        raise ValueError(f"{file}: its keys are not in ascending order; {_REMEDY}")
+    return keys
 
 
 def write_shard(path: pathlib.Path, entries: Iterable[CaptionEmbedding]) -> None:
@@ -160,6 +128,24 @@ def write_shard(path: pathlib.Path, entries: Iterable[CaptionEmbedding]) -> None
             }
             writer.write(save(arrays))
         writer.close()
+
+
+def is_whole(path: pathlib.Path, captions: int) -> bool:
+    """Whether a file of a cache ends as it should, with so many records; reads its index alone.
+
+    Raises:
+      OSError: it is there but may not be read.
+    """
+    if not path.is_file():
+        return False
+    path.open("rb").close()
+    reader = ArrayRecordReader(str(path))
+    found = reader.num_records()  # none where the file is damaged, of which only `close` tells
+    try:
+        reader.close()
+    except RuntimeError:
+        return False
+    return found == captions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -191,15 +177,7 @@ class EmbeddingCache:
 
     @functools.cached_property
     def _keys(self) -> UInt64[np.ndarray, " captions"]:
-        file = self.root / KEYS_FILE
-        try:
-            keys = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
-        shape = (self.header.captions,)
-        if not isinstance(keys, np.ndarray) or (keys.dtype, keys.shape) != (np.uint64, shape):
-            raise ValueError(f"{file}: holds something else than {shape[0]} keys")
-        return keys
+        return _read_keys(self.root, self.header)
 
     @functools.cached_property
     def _source(self) -> ArrayRecordDataSource:
@@ -220,24 +198,32 @@ class EmbeddingCache:
             entry = self._record(position)
             if entry.caption == caption:
                 return entry
+            if caption_key(entry.caption) != int(key):
+                shard = self._shard(position)
+                raise ValueError(f"{shard}: holds other captions; delete it, {_REMEDY}")
             position += 1
         raise ValueError(f"{self.root}: holds no embedding of the caption {caption!r}")
 
     def _record(self, position: int) -> CaptionEmbedding:
         try:
             arrays = dict(deserialize(self._source[position]))
-            shape = arrays["text_emb"]["shape"]
+            tokens = np.frombuffer(arrays["tokens"]["data"], np.int32)
+            shape = tuple(arrays["text_emb"]["shape"])
+            if shape != (len(tokens), self.header.width) or len(tokens) > self.header.num_tokens:
+                raise ValueError(f"embeddings of shape {shape} for {len(tokens)} tokens")
+            text_emb = np.frombuffer(arrays["text_emb"]["data"], ml_dtypes.bfloat16)
             return CaptionEmbedding(
                 caption=arrays["caption"]["data"].decode("utf-8", "surrogatepass"),
-                tokens=np.frombuffer(arrays["tokens"]["data"], np.int32),
-                text_emb=np.frombuffer(arrays["text_emb"]["data"], ml_dtypes.bfloat16).reshape(
-                    shape
-                ),
+                tokens=tokens,
+                text_emb=text_emb.reshape(shape),
             )
         except (RuntimeError, SafetensorError, LookupError, ValueError) as error:
-            shard = self.header.shards[position // self.header.shard_captions]
             reason = " ".join(str(error).split())
-            raise ValueError(f"{self.root / shard}: cannot be read ({reason})") from error
+            shard = self._shard(position)
+            raise ValueError(f"{shard}: cannot be read ({reason}); delete it, {_REMEDY}") from error
+
+    def _shard(self, position: int) -> pathlib.Path:
+        return self.root / self.header.shards[position // self.header.shard_captions]
 
     def __call__(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns `tokens` int32 [m n] and `text_emb` bfloat16 [m n d], zero at padding."""
@@ -255,29 +241,28 @@ def open_cache(path: str) -> EmbeddingCache:
     """Opens a whole cache.
 
     Raises:
-      ValueError: naming the folder: it is no cache, or files of it are still to be made.
+      ValueError: naming the folder, which is no cache or unfinished, or a file that is damaged.
+      OSError: naming a file that may not be read.
     """
+    if not path:
+        raise ValueError("text.cache: its folder has an empty name")
     root = local_path(path)
-    header = _read_header(root)
-    missing = [name for name in header.shards if not (root / name).is_file()]
+    cache = EmbeddingCache(root=root, header=read_header(root))
+    _ = cache._keys  # Before the files, of which a damaged header may claim any number.
+    shards = cache.header.shards
+    missing = [name for name in shards if not (root / name).exists()]
     if missing:
         raise ValueError(
-            f"{root}: unfinished, {len(missing)} of {len(header.shards)} files are missing; run"
+            f"{root}: unfinished, {len(missing)} of {len(shards)} files are missing; run"
             " embed-text as before and it goes on"
         )
-    cache = EmbeddingCache(root=root, header=header)
-    _ = cache._keys  # Damage is told of before the first step.
+    paths = [root / name for name in shards]
+    sizes = map(cache.header.shard_size, range(len(shards)))
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for file, whole in zip(paths, threads.map(is_whole, paths, sizes)):
+            if not whole:
+                raise ValueError(f"{file}: damaged, or of another cache; {_REMEDY}")
     return cache
-
-
-def _read_header(root: pathlib.Path) -> CacheHeader:
-    file = root / HEADER_FILE
-    if not file.is_file():
-        raise ValueError(f"{root}: no embedding cache, it has no {HEADER_FILE}")
-    try:
-        return records.from_dict(CacheHeader, json.loads(file.read_text()))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
 @contextlib.contextmanager

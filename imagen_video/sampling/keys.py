@@ -5,6 +5,7 @@ stage's name, then with the purpose of the draw: "init", "low_res", or "step" an
 are arrays [b] and every draw is vmapped over them, so no sample's noise depends on its neighbours.
 """
 
+import operator
 import zlib
 from collections.abc import Sequence
 
@@ -24,12 +25,16 @@ def sample_keys(*, seeds: Sequence[int], indices: Sequence[int]) -> Key[Array, "
         the batch.
 
     Raises:
-      ValueError: a seed or index is out of range, or their numbers differ.
+      ValueError: a seed or index is no whole number or out of range, or their numbers differ.
     """
     if len(seeds) != len(indices):
         raise ValueError(f"seeds: {len(seeds)} given for {len(indices)} indices")
     for name, values in (("seeds", seeds), ("indices", indices)):
         for value in values:
+            try:
+                operator.index(value)
+            except TypeError:
+                raise ValueError(f"{name}: {value!r} is not a whole number") from None
             if not 0 <= value < 2**31:
                 raise ValueError(f"{name}: {value} must be in [0, 2^31)")
     keys = [jax.random.key(int(seed), impl=IMPLEMENTATION) for seed in seeds]

@@ -78,7 +78,8 @@ def _hugging_face_layout(path: epath.Path, names: Iterable[str]) -> dict[str, tu
     if "encoder.embed_tokens.weight" in names:  # the encoder's own name for the shared table
         known[EMBEDDING] = "encoder.embed_tokens.weight"
     blocks = {int(m[1]) for m in (re.match(r"encoder\.block\.(\d+)\.", n) for n in names) if m}
-    for i in range(max(blocks, default=0) + 1):
+    # At least one of as many blocks as there are names is missing, whatever number the last has.
+    for i in range(min(max(blocks, default=0), len(names)) + 1):
         for t5x_name, name in _LAYER_NAMES.items():
             known[f"encoder/layers_{i}/{t5x_name}"] = f"encoder.block.{i}.{name}"
     t5x_path_of = {name: t5x_path for t5x_path, name in known.items()}
@@ -115,6 +116,7 @@ def _safetensor(file: epath.Path, name: str, transposed: bool) -> StoredTensor:
 def _safe_open(file: epath.Path):
     if not file.is_file():
         raise ValueError(f"{file}: no such checkpoint file")
+    file.open("rb").close()  # One that may not be read, safetensors calls missing.
     try:
         return safe_open(str(file), framework="numpy")
     except SafetensorError as error:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from etils import epath
@@ -44,6 +44,8 @@ class StoredTensor:
     def __post_init__(self):
         if self.dtype not in FLOAT_TYPES:
             raise ValueError(f"{self.name}: dtype {self.dtype}, must be {', '.join(FLOAT_TYPES)}")
+        if max(self.shape, default=0) >= 2**31:  # What devices count with.
+            raise ValueError(f"{self.name}: shape {self.shape}, sizes must be below 2^31")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,11 @@ class Checkpoint:
     stated: dict[str, int]
 
 
-def expected_paths(num_layers: int) -> list[str]:
-    """T5X paths of an encoder with so many layers."""
-    layers = [f"encoder/layers_{i}/{name}" for i in range(num_layers) for name in _LAYER_NAMES]
-    return [EMBEDDING, REL_EMBEDDING, FINAL_NORM, *layers]
+def expected_paths(num_layers: int) -> Iterator[str]:
+    """Yields the T5X paths of an encoder with so many layers."""
+    yield from (EMBEDDING, REL_EMBEDDING, FINAL_NORM)
+    for i in range(num_layers):
+        yield from (f"encoder/layers_{i}/{name}" for name in _LAYER_NAMES)
 
 
 def complete_paths(found: Iterable[str], where: epath.Path, shown: Callable) -> list[str]:
@@ -79,10 +82,12 @@ def complete_paths(found: Iterable[str], where: epath.Path, shown: Callable) -> 
     """
     found = set(found)
     layers = [int(m[1]) for m in (re.match(r"encoder/layers_(\d+)/", n) for n in found) if m]
-    paths = expected_paths(max(layers, default=0) + 1)
-    for path in paths:
+    paths = []
+    # One by one: a name may claim more layers than there is memory for names.
+    for path in expected_paths(max(layers, default=0) + 1):
         if path not in found:
             raise ValueError(f"{where}: missing tensor {shown(path)}")
+        paths.append(path)
     for name in sorted(found.difference(paths)):
         raise ValueError(f"{where}: {name} is no tensor of a T5 v1.1 encoder")
     return paths

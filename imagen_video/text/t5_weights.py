@@ -36,6 +36,7 @@ from imagen_video.text.t5x_reader import open_t5x
 
 # float16 rounds otherwise than bfloat16: an encoder held in it would lose its digest.
 HELD_TYPES = ("float32", "bfloat16")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Which size each axis of a tensor tells, by the end of its path.
 _AXES = {
     "norm/scale": ("emb_dim",),
@@ -109,8 +110,8 @@ def load_t5(
       layout: spreads parameters over devices instead; None for what `place` does.
 
     Raises:
-      ValueError: one line naming the file and the tensor that is missing, damaged, of a wrong
-        shape or of a dtype that is no float of up to 32 bits; or a pickle file.
+      ValueError: one line naming the file and the tensor that is missing, damaged, not finite, of
+        a wrong shape or of a dtype that is no float of up to 32 bits; or a pickle file.
     """
     if param_dtype not in HELD_TYPES:
         raise ValueError(f"param_dtype: {param_dtype!r}, must be one of {', '.join(HELD_TYPES)}")
@@ -121,7 +122,12 @@ def load_t5(
     for t5x_path, tensor in checkpoint.tensors.items():
         value = tensor.read()
         digests[t5x_path] = tensor_digest(value)
-        params[t5x_path] = place(t5x_path, np.ascontiguousarray(value, jnp.dtype(param_dtype)))
+        value = np.ascontiguousarray(value, jnp.dtype(param_dtype))
+        if not np.isfinite(value).all():  # Every embedding would be NaN.
+            raise ValueError(
+                f"{tensor.name}: holds values that are NaN or infinite in {param_dtype}"
+            )
+        params[t5x_path] = place(t5x_path, value)
     params = traverse_util.unflatten_dict(params, sep="/")
     digest = combined_digest(digests)
     return make_frozen_t5(config, params, values_digest=digest, layout=layout)
@@ -143,9 +149,7 @@ def open_checkpoint(path: epath.PathLike) -> Checkpoint:
         for name in ("model.safetensors.index.json", "model.safetensors"):
             if (path / name).is_file():
                 return open_safetensors(path / name)
-        pickles = [
-            f for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-        ]
+        pickles = [file for file in path.iterdir() if file.suffix in _PICKLE_SUFFIXES]
         if pickles:
             refuse_pickle(pickles[0])
         raise ValueError(f"{path}: holds neither a T5X `checkpoint` nor `model.safetensors`")
@@ -153,8 +157,8 @@ def open_checkpoint(path: epath.PathLike) -> Checkpoint:
         raise ValueError(f"{path}: no such checkpoint")
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
         return open_safetensors(path)
-    refuse_pickle(path)
-    raise ValueError(f"{path}: neither a directory nor a .safetensors file")
+    refuse_pickle(path, only_if_pickled=path.suffix not in _PICKLE_SUFFIXES)
+    raise ValueError(f"{path}: neither a T5X or Hugging Face folder nor a .safetensors file")
 
 
 def infer_config(

@@ -20,6 +20,7 @@ from imagen_video.text.t5_checkpoint import (
     one_line,
     refuse_pickle,
 )
+from imagen_video.text.zarr_chunks import check_chunks
 
 
 def open_t5x(directory: epath.Path) -> Checkpoint:
@@ -68,7 +69,10 @@ def _t5x_tensor(directory: epath.Path, path: str, leaf: Any) -> StoredTensor:
         stored_path = spec["kvstore"].get("path", "") + old_path
         if spec["kvstore"]["driver"] not in ("file", "gcs", "gfile"):
             raise ValueError(f"kvstore driver {spec['kvstore']['driver']!r} is not supported")
-        spec["kvstore"] = _kvstore(directory / stored_path.rstrip("/").split("/")[-1])
+        if spec["driver"] != "zarr":
+            raise ValueError(f"driver {spec['driver']!r} is not supported")
+        array = directory / stored_path.rstrip("/").split("/")[-1]
+        spec["kvstore"] = _kvstore(array)
         spec["fill_missing_data_reads"] = False
         store = tensorstore.open(spec, open=True, read=True).result()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -76,6 +80,7 @@ def _t5x_tensor(directory: epath.Path, path: str, leaf: Any) -> StoredTensor:
 
     def read() -> np.ndarray:
         try:
+            check_chunks(store, array)
             return store.read().result()
         except ValueError as error:
             raise ValueError(f"{name}: cannot read its zarr array ({one_line(error)})") from error

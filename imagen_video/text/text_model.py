@@ -103,11 +103,11 @@ def load_text_model(
       ValueError: naming the file that is missing or holds something else; or the tokenizer has
         more pieces than the encoder's table has rows.
     """
-    tokenizer = load_tokenizer(_resolve(paths.tokenizer, "tokenizer.model"))
+    tokenizer = load_tokenizer(_resolve("tokenizer", paths.tokenizer, "tokenizer.model"))
     text = TextModel(
         tokenizer=tokenizer,
         encoder=load_t5(
-            _resolve(paths.encoder, "text_encoder.safetensors"),
+            _resolve("encoder", paths.encoder, "text_encoder.safetensors"),
             dtype=paths.dtype,
             param_dtype=paths.dtype,
             place=on_one_device if values else shape_alone,
@@ -126,10 +126,10 @@ def load_text_model(
     return text
 
 
-def _resolve(path: str, embedded_name: str) -> epath.Path:
+def _resolve(field: str, path: str, embedded_name: str) -> epath.Path:
     if path != EMBEDDED:
         if not path:
-            raise ValueError("text: a file or folder has an empty name")
+            raise ValueError(f"text.{field}: its file or folder has an empty name")
         try:
             resolved = epath.Path(path)
             if "://" in path:

@@ -31,13 +31,17 @@ class Tokenizer:
       model: the serialised sentencepiece model.
 
     Raises:
-      ValueError: at construction, where `model` is no sentencepiece model or its `</s>` is not 1.
+      ValueError: at construction, where `model` is no sentencepiece model, or its `</s>` is not 1.
     """
 
     model: bytes = dataclasses.field(repr=False)
 
     def __post_init__(self):
+        if not self.model:  # sentencepiece takes it for a model without pieces.
+            raise ValueError("model: empty, not a sentencepiece model")
         eos_id = self._processor.eos_id()
+        if eos_id == -1:
+            raise ValueError("model: has no </s>, which ends every caption of T5")
         if eos_id != EOS_ID:
             raise ValueError(f"model: its </s> has id {eos_id}, must be {EOS_ID} as in T5")
 

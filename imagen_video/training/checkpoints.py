@@ -148,6 +148,22 @@ def restore_params(
         manager.close()
 
 
+def restore_config(directory: str) -> Any:
+    """Reads the config of the run that wrote the newest checkpoint, and nothing else of it.
+
+    Raises:
+      ValueError: there is no checkpoint.
+    """
+    path = _absolute(directory)
+    manager = _open(path, ocp.CheckpointManagerOptions(create=False))
+    try:
+        step = _checked_step(manager, path, None)
+        read = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
+        return read["run"]["config"]
+    finally:
+        manager.close()
+
+
 def _open(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     handlers = {
         "params": ocp.StandardCheckpointHandler(),

@@ -1,5 +1,6 @@
 """The training loop: steps, reports, hooks, checkpoints, and going on where a run stopped."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,6 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from imagen_video.files import held
 from imagen_video.training.checkpoints import Checkpoints
 from imagen_video.training.init_from import params_of, with_params
 from imagen_video.training.metric_writer import MetricWriter
@@ -138,7 +140,7 @@ def train(
 
     Raises:
       ValueError: the newest checkpoint is of another model or other data, or `config.init_from`
-        holds none of this model.
+        holds none of this model; or another run is at work in `workdir`.
       FloatingPointError: `config.max_skipped` steps in a row had no finite gradient.
       SystemExit: SIGTERM, after saving; code 143.
       KeyboardInterrupt: Ctrl-C, after saving.
@@ -157,10 +159,12 @@ def train(
     )
     is_first = jax.process_index() == 0
     root = epath.Path(workdir)
-    root.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(
-        str(root / "checkpoints"), keep=config.keep, keep_every=config.keep_every
-    ) as checkpoints:
+    with (
+        held(workdir) if is_first else contextlib.nullcontext(),
+        Checkpoints(
+            str(root / "checkpoints"), keep=config.keep, keep_every=config.keep_every
+        ) as checkpoints,
+    ):
         if checkpoints.latest_step is None:
             state = init_state(init_fn, optimizer, seed=config.seed, shardings=state_shardings)
             if config.init_from is not None:
@@ -174,7 +178,10 @@ def train(
             logging.info("going on from step %d", int(state.step))
         start = int(state.step)
         if is_first and run_config is not None:
-            (root / "config.json").write_text(json.dumps(run_config, indent=2) + "\n")
+            # Whole or not at all, in a bucket too: a run goes on only from a config it can read.
+            part = root / ".config.json.part"
+            part.write_text(json.dumps(run_config, indent=2) + "\n")
+            part.replace(root / "config.json")
 
         with (
             MetricWriter(workdir, start_step=start, enabled=is_first) as writer,

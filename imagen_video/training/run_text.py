@@ -13,6 +13,7 @@ from imagen_video.data.transforms import CaptionFn
 from imagen_video.sharding.layout import Layout
 from imagen_video.text.frozen_t5 import encode
 from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
+from imagen_video.training.checkpoints import restore_config
 from imagen_video.training.objectives import Encode
 
 RunText = TextModel | EmbeddingCache
@@ -102,21 +103,50 @@ def check_same_text(source: str, text: RunText) -> None:
       text: of the run that goes on.
 
     Raises:
-      ValueError: naming both.
+      ValueError: naming both; or the work directory's config.json, which is damaged.
     """
     if source.endswith(".safetensors"):
         digest, made_of = load_stage(source).text_digest, ""
     else:
-        root = epath.Path(source)
-        file = root / "config.json"
-        if not file.exists() or not any((root / "checkpoints").glob("[0-9]*")):
+        before = _config_before(epath.Path(source))
+        if before is None:
             return
-        before = json.loads(file.read_text())
-        paths = before["run"]["text"]
         digest = before.get("text_digest", text.digest)
+        paths = before.get("ladder", before["run"])["text"]
         made_of = f" (encoder {paths['encoder']}, tokenizer {paths['tokenizer']})"
     if digest != text.digest:
         raise ValueError(
             f"{source}: was trained with text model {digest[:12]}{made_of}, but the run reads"
             f" {text.name}"
         )
+
+
+def _config_before(root: epath.Path) -> dict[str, Any] | None:
+    """The config of a stage's run, or of a rung's, that a work directory was begun with.
+
+    None where the run has no checkpoint yet, so that it may be begun with another.
+
+    Raises:
+      ValueError: naming config.json, which is damaged or of another kind of run.
+    """
+    file, checkpoints = root / "config.json", root / "checkpoints"
+    if not any(checkpoints.glob("[0-9]*")):
+        return None
+    if file.exists():
+        try:
+            config = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{file}: damaged, it is not JSON ({error}); delete it and the run goes by its"
+                " newest checkpoint's own"
+            ) from error
+    else:
+        config = restore_config(str(checkpoints))
+    try:
+        paths = config.get("ladder", config["run"])["text"]
+        known = (config.get("text_digest", ""), paths["encoder"], paths["tokenizer"])
+    except (LookupError, TypeError, AttributeError):
+        known = (None,)
+    if not all(isinstance(value, str) for value in known):
+        raise ValueError(f"{file}: does not say which text model a stage was trained with")
+    return config

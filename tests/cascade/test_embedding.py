@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -98,6 +99,30 @@ def test_what_is_missing_is_made_and_what_is_there_is_kept(whole, tmp_path):
     assert files(root) == files(whole[0])
     again = embed_captions(CAPTIONS, TEXT, root, **SIZES)
     assert (again.captions, again.kept, again.tokens) == (0, len(CAPTIONS), 0)
+
+
+def test_what_is_damaged_is_made_again(whole, tmp_path):
+    root = tmp_path / "cache"
+    shutil.copytree(whole[0], root)
+    first, second, _ = sorted(root.glob("*.array_record"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_bytes(b"a red circle")
+    (root / "keys.npy").unlink()
+    report = embed_captions(CAPTIONS, TEXT, root, **SIZES)
+    assert (report.captions, report.kept) == (10, len(CAPTIONS) - 10)
+    assert files(root) == files(whole[0])
+
+
+def test_another_run_in_the_folder_is_told_to_wait(whole, tmp_path):
+    root, caught = tmp_path / "cache", []
+
+    def second(*, done, total, tokens):
+        with pytest.raises(ValueError, match="cache: another run is at work there") as raised:
+            embed_captions(CAPTIONS, TEXT, root, **SIZES)
+        caught.append(raised)
+
+    embed_captions(CAPTIONS, TEXT, root, **SIZES, progress=second)
+    assert caught and files(root) == files(whole[0])
 
 
 def test_another_encoder_or_other_captions_do_not_go_into_the_same_folder(whole):

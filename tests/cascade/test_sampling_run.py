@@ -189,6 +189,18 @@ def test_another_request_into_the_same_folder_is_refused(answered):
     assert contents(out) == before
 
 
+def test_a_second_run_in_the_folder_is_told_to_wait(tmp_path):
+    request, calls = SampleRequest(prompts=("a",), through="base"), []
+
+    def second(*, stage, step, num_steps):
+        calls.append(step)
+        with pytest.raises(ValueError, match=f"{tmp_path}: another run is at work there"):
+            run_request(cascade(), request, tmp_path)
+
+    manifest = run_request(cascade(), request, tmp_path, progress=second)
+    assert calls and run_request(cascade(), request, tmp_path) == manifest
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
 def test_a_foreign_manifest_is_left_alone(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)

@@ -109,6 +109,15 @@ def test_without_captions_those_that_training_will_read_are_embedded(tmp_path):
         (["--captions", "no.txt"], "no.txt: no such file of captions"),
         (["--captions", "bad.jsonl"], "bad.jsonl:2: not JSON"),
         (["--captions", "empty.txt"], "captions: there are none"),
+        (["--captions", ""], "captions: their file or folder has an empty name"),
+        (
+            ["--captions", "good.txt", "--config.text.tokenizer=empty.txt"],
+            "empty.txt: model: not a sentencepiece model",
+        ),
+        (
+            ["--captions", "good.txt", "--config.text.encoder=good.txt"],
+            "good.txt: neither a T5X or Hugging Face folder nor a .safetensors file",
+        ),
         (["--captions", "good.txt", "--batch_size=0"], "batch_size: 0 is below 1"),
         (["--captions", "good.txt", "--config.text.encoder=no/encoder"], "no/encoder: no such"),
         (["--captions", "good.txt", "--config.text.dtype=float16"], "config.text.dtype: 'float16'"),

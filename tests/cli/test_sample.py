@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from micro_cascade import BASE, STAGES, drawn_params, text_model, write_weights
@@ -15,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from imagen_video.cascade.weights import save_stage
 from imagen_video.cli.main import main
+from imagen_video.text.frozen_t5 import make_frozen_t5
+from imagen_video.text.t5_weights import save_t5
 
 TESTS = pathlib.Path(__file__).parents[1]
 PROMPT = "a red circle moving left on a white background"
@@ -177,6 +181,20 @@ def test_a_prompts_file_that_is_no_text_is_named(weights, tmp_path, capsys):
     assert failure(argv, out, capsys) == f"{prompts}:2: not UTF-8"
 
 
+def test_a_note_about_prompts_comes_with_the_first_step_and_an_error_alone(tmp_path, capsys):
+    """A prompt that the embedded cascade cannot draw, into folders that cannot be written."""
+    (tmp_path / "file").write_text("in the way")
+    argv = ["sample", "--prompt", "a horse", "--through=base", "--steps=1"]
+    for out in (tmp_path / "file" / "below", tmp_path):
+        (tmp_path / "manifest.json").write_text("{}")
+        assert main([*argv, "--out", str(out)]) == 2
+        line, end, more = capsys.readouterr().err.partition("\n")
+        assert (end, more) == ("\n", "") and line.startswith(f"imagen-video: {out}"), line
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    note, _, bar = capsys.readouterr().err.partition("\n")
+    assert note.startswith("note: ") and "expect little of 'a horse'" in note and "base" in bar
+
+
 def test_byte_order_mark_and_carriage_returns_are_no_part_of_a_prompt(weights, tmp_path):
     out, prompts = tmp_path / "out", tmp_path / "prompts"
     prompts.write_bytes(b"\xef\xbb\xbfa red circle\r\n\r\na blue star\r\n")
@@ -195,6 +213,33 @@ def rewritten(folder, change):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata=metadata)
+
+
+ENCODER_OF_ANOTHER = """
+from ml_collections import ConfigDict
+from imagen_video import records
+from micro_cascade import BASE
+def get_config():
+    text = {"encoder": %r, "tokenizer": "embedded", "dtype": "float32", "cache": None}
+    return ConfigDict({"stages": {"base": records.to_dict(BASE)}, "text": text})
+"""
+
+
+def test_weights_of_another_text_model_than_the_encoder_given_are_refused_naming_both(
+    weights, tmp_path, capsys
+):
+    encoder = text_model().encoder
+    params = jax.tree.map(lambda value: 2 * value, encoder.params)
+    other = tmp_path / "other.safetensors"
+    save_t5(other, make_frozen_t5(encoder.config, params))
+    config, out = tmp_path / "config.py", tmp_path / "out"
+    config.write_text(ENCODER_OF_ANOTHER % str(other))
+    message = failure(sample(weights, out, f"--config={config}"), out, capsys)
+    assert re.match(
+        f"base: trained with text model {text_model().digest[:12]}, but the cascade's is"
+        rf" [0-9a-f]{{12}} \(encoder {other}, tokenizer embedded\)$",
+        message,
+    ), message
 
 
 def foreign_text(folder):

@@ -77,6 +77,17 @@ def test_a_mistake_is_one_line_and_makes_no_work_directory(
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_a_work_directory_without_a_name_is_not_the_working_directory(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    config = {"train": "configs/stages/base.py:tiny", "distill": "configs/distill.py:base,tiny"}
+    assert main([command, f"--config={config[command]}", "--workdir="]) == 2
+    assert capsys.readouterr().err == "imagen-video: --workdir: the folder has an empty name\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_indivisible_sizes_are_named(tmp_path, capsys):
     argv = ["train", "--config=configs/stages/ssr1.py:tiny", "--workdir", str(tmp_path / "work")]
     assert main([*argv, "--config.stage.output.height=26"]) == 2

@@ -1,6 +1,9 @@
 """A cache gives back, for each caption, exactly what was written for it, and nothing for others."""
 
+import json
 import multiprocessing
+import os
+import time
 
 import ml_dtypes
 import numpy as np
@@ -9,9 +12,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from safetensors.numpy import save
 
 from imagen_video.data import embedding_cache
+from imagen_video.data.cache_header import FORMAT_VERSION, CacheHeader
 from imagen_video.data.embedding_cache import (
-    FORMAT_VERSION,
-    CacheHeader,
     CaptionEmbedding,
     begin_cache,
     caption_key,
@@ -194,17 +196,81 @@ def test_a_record_of_something_else_is_named_with_its_file(tmp_path, record):
     assert str(shard) in str(raised.value)
 
 
+def _too_few(shard):
+    write_shard(shard, map(entry_of, in_order(CAPTIONS)[4:7]))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda shard: shard.write_bytes(b""),
+        lambda shard: shard.write_bytes(shard.read_bytes()[:-1]),
+        lambda shard: shard.write_bytes(shard.read_bytes()[:70_000]),
+        lambda shard: shard.write_bytes(b"a red circle\n" * 10_000),
+        lambda shard: (shard.unlink(), shard.mkdir()),
+        _too_few,
+    ],
+    ids=["empty", "a byte short", "cut", "text", "folder", "too few records"],
+)
+def test_a_file_cut_short_or_of_something_else_is_named_when_the_cache_is_opened(tmp_path, damage):
+    root = write(tmp_path / "cache")
+    shard = root / header_of(CAPTIONS).shards[1]
+    damage(shard)
+    with pytest.raises(ValueError, match="damaged, or of another cache") as caught:
+        open_cache(str(root))
+    assert str(caught.value).startswith(f"{shard}: ") and "\n" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    root = write(tmp_path / "cache")
+    shard = root / header_of(CAPTIONS).shards[1]
+    shard.chmod(0)
+    if os.access(shard, os.R_OK):
+        pytest.skip("may read anything")
+    with pytest.raises(PermissionError, match=shard.name):
+        open_cache(str(root))
+
+
+def test_a_file_in_the_place_of_another_is_named(tmp_path):
+    root = write(tmp_path / "cache")
+    shards = header_of(CAPTIONS).shards
+    (root / shards[1]).write_bytes((root / shards[0]).read_bytes())
+    cache = open_cache(str(root))
+    with pytest.raises(ValueError, match="holds other captions; delete it") as caught:
+        cache(in_order(CAPTIONS)[4:8])
+    assert str(caught.value).startswith(f"{root / shards[1]}: ")
+
+
+def test_embeddings_of_another_width_or_length_are_named(tmp_path):
+    root, ordered = write(tmp_path / "cache"), in_order(CAPTIONS)
+    shard = root / header_of(CAPTIONS).shards[0]
+    for tokens, width in ((3, D + 1), (N + 1, D)):
+        entries = [
+            CaptionEmbedding(
+                caption=caption,
+                tokens=np.ones(tokens, np.int32),
+                text_emb=np.ones((tokens, width)),
+            )
+            for caption in ordered[:4]
+        ]
+        write_shard(shard, entries)
+        with pytest.raises(ValueError, match=r"embeddings of shape .* for . tokens") as caught:
+            open_cache(str(root)).read(ordered[0])
+        assert str(caught.value).startswith(f"{shard}: ")
+
+
 def test_damage_is_named_with_its_file(tmp_path):
     root = write(tmp_path / "cache")
     shard = root / header_of(CAPTIONS).shards[1]
     content = bytearray(shard.read_bytes())
-    # Somewhere in the records, whose place in the file the test does not know: all of the middle.
-    for i in range(len(content) // 3, 2 * len(content) // 3):
+    # In the records, which come first; a damaged index at the end is noticed sooner.
+    for i in range(100, 600):
         content[i] ^= 0xFF
     shard.write_bytes(content)
     cache = open_cache(str(root))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cannot be read") as caught:
         cache(CAPTIONS)
+    assert str(caught.value).startswith(f"{shard}: ")
 
 
 def test_headers_of_another_format_or_with_unknown_fields_are_refused(tmp_path):
@@ -233,21 +299,49 @@ def _without(file):
         lambda file: np.save(file, np.zeros(len(CAPTIONS))),
         lambda file: np.save(file, np.array([None] * len(CAPTIONS), object), allow_pickle=True),
         lambda file: np.savez(file.open("wb"), *CAPTIONS),
+        lambda file: np.save(file, np.load(file)[::-1]),
     ],
 )
-def test_damaged_keys_are_refused_unread(tmp_path, damage):
+def test_damaged_keys_are_refused_unread_and_written_anew(tmp_path, damage):
     root = write(tmp_path / "cache")
     damage(root / "keys.npy")
     with pytest.raises(ValueError, match=r"keys\.npy: ") as caught:
         open_cache(str(root))
     assert "\n" not in str(caught.value)
+    ordered = in_order(CAPTIONS)
+    begin_cache(root, header_of(ordered), ordered)
+    check_batch(open_cache(str(root)), CAPTIONS)
+
+
+def test_keys_of_other_captions_are_written_anew(tmp_path):
+    root, ordered = write(tmp_path / "cache"), in_order(CAPTIONS)
+    np.save(root / "keys.npy", np.arange(len(ordered), dtype=np.uint64))
+    begin_cache(root, header_of(ordered), ordered)
+    check_batch(open_cache(str(root)), CAPTIONS)
+
+
+def test_a_header_that_claims_more_captions_than_there_are_keys(tmp_path):
+    """Of which the first thing asked was whether their millions of files exist."""
+    root = write(tmp_path / "cache")
+    file = root / "header.json"
+    header = json.loads(file.read_text())
+    file.write_text(json.dumps(header | {"captions": 10**18}))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"keys\.npy: holds something else than 1000000000"):
+        open_cache(str(root))
+    assert time.monotonic() - started < 5
 
 
 def test_a_header_nested_too_deep_is_named(tmp_path):
     root = write(tmp_path / "cache")
     (root / "header.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"header\.json: "):
+    with pytest.raises(ValueError, match=r"header\.json: damaged, it is not JSON"):
         open_cache(str(root))
+
+
+def test_a_cache_without_a_name_is_called_so():
+    with pytest.raises(ValueError, match=r"text\.cache: its folder has an empty name"):
+        open_cache("")
 
 
 def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, monkeypatch):

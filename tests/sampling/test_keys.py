@@ -91,6 +91,31 @@ def test_rejects(seeds, indices, message):
         keys.sample_keys(seeds=seeds, indices=indices)
 
 
+# Without the checker of annotations, which comes first in tests and is not there for users.
+FRACTIONS = """
+import numpy as np
+from imagen_video.sampling.keys import sample_keys
+for wrong in (1.5, 2.0, "3", None):
+    for arguments in ({"seeds": [wrong], "indices": [0]}, {"seeds": [0], "indices": [wrong]}):
+        try:
+            sample_keys(**arguments)
+        except ValueError as error:
+            print(error)
+print((sample_keys(seeds=np.array([3]), indices=[0]) == sample_keys(seeds=[3], indices=[0])).all())
+"""
+
+
+def test_a_seed_that_is_no_whole_number_is_not_rounded():
+    done = subprocess.run(
+        [sys.executable, "-c", FRACTIONS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"{name}: {wrong!r} is not a whole number"
+        for wrong in (1.5, 2.0, "3", None)
+        for name in ("seeds", "indices")
+    ] + ["True"]
+
+
 SHARDED = """
     import jax, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P

@@ -1,6 +1,7 @@
 """Every checkpoint layout gives the same parameters, and every damage one line that names it."""
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -354,6 +355,23 @@ def test_pickles_are_refused_unread(tmp_path, name):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_file_that_may_not_be_read_is_not_called_missing(hf):
+    file = hf / "model.safetensors"
+    file.chmod(0)
+    if os.access(file, os.R_OK):
+        pytest.skip("may read anything")
+    with pytest.raises(PermissionError, match=file.name):
+        load_t5(hf)
+
+
+def test_a_file_of_another_kind_is_not_called_a_pickle(tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle")
+    message = one_line_error(tmp_path / "captions.txt")
+    assert "captions.txt: neither a T5X or Hugging Face folder nor" in message
+    (tmp_path / "renamed.txt").write_bytes(pickle.dumps([1]))
+    assert "renamed.txt: pickle files are never read" in one_line_error(tmp_path / "renamed.txt")
+
+
 def test_paths_that_hold_no_checkpoint(tmp_path):
     assert str(tmp_path) in one_line_error(tmp_path)
     assert "nothing" in one_line_error(tmp_path / "nothing")
@@ -393,3 +411,107 @@ def test_t5x_array_at_a_path_that_is_no_text(t5x):
 
     edit_index(t5x, edit)
     assert "target/token_embedder/embedding: cannot open" in one_line_error(t5x)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_values_that_are_not_finite(hf, t5x, dtype, value):
+    def spoil(tensors):
+        tensors[HF_QUERY] = tensors[HF_QUERY].astype(dtype)
+        tensors[HF_QUERY][3, 5] = value
+
+    edit_tensors(hf, spoil)
+    assert f"{HF_QUERY}: holds values that are NaN or infinite" in one_line_error(hf)
+    kernel = encoder_of_npz()["encoder/layers_1/attention/query/kernel"].astype(dtype)
+    kernel[5, 3] = value
+
+    def inline(target):
+        target["encoder"]["layers_1"]["attention"]["query"]["kernel"] = kernel
+
+    edit_index(t5x, inline)
+    message = one_line_error(t5x)
+    assert (
+        "encoder/layers_1/attention/query/kernel: holds values that are NaN or infinite" in message
+    )
+
+
+def test_a_value_too_large_for_the_held_dtype(hf):
+    edit_tensors(hf, lambda tensors: tensors[HF_QUERY].__setitem__((3, 5), 3.4e38))
+    load_t5(hf)
+    with pytest.raises(ValueError, match=f"{HF_QUERY}: .* infinite in bfloat16"):
+        load_t5(hf, param_dtype="bfloat16")
+
+
+def write_zarr(directory, value, **metadata):
+    """In the place of an array of a T5X checkpoint, one compressed or cut up otherwise."""
+    shutil.rmtree(directory)
+    spec = {"driver": "zarr", "dtype": "float32"}
+    spec["kvstore"] = {"driver": "file", "path": f"{directory}/"}
+    metadata = {"shape": list(value.shape), "chunks": list(value.shape)} | metadata
+    tensorstore.open(spec | {"metadata": metadata}, create=True).result().write(value).result()
+
+
+def without_metadata(target):
+    """The index then says nothing of how the array is stored."""
+    del target["encoder"]["layers_1"]["attention"]["query"]["kernel"]["metadata"]
+
+
+@pytest.mark.parametrize(
+    "compressor", [None, {"id": "gzip"}, {"id": "blosc"}, {"id": "zstd"}], ids=str
+)
+def test_t5x_chunk_without_its_end(t5x, compressor):
+    """However little is missing: gzip has all values before its last bytes, its checksum."""
+    value = encoder_of_npz()["encoder/layers_1/attention/query/kernel"]
+    write_zarr(t5x / QUERY, value, compressor=compressor, chunks=[8, 24])
+    edit_index(t5x, without_metadata)
+    assert_same_params(flat(load_t5(t5x)), encoder_of_npz())
+    chunk = t5x / QUERY / "1.0"
+    whole = chunk.read_bytes()
+    for missing in (*range(1, 20), len(whole) - 2, len(whole)):
+        chunk.write_bytes(whole[:-missing])
+        assert "target/encoder/layers_1/attention/query/kernel: " in one_line_error(t5x), missing
+
+
+def test_t5x_compressor_that_would_hide_a_missing_end(t5x):
+    value = encoder_of_npz()["encoder/layers_1/attention/query/kernel"]
+    write_zarr(t5x / QUERY, value, compressor={"id": "bz2", "level": 1})
+    edit_index(t5x, without_metadata)
+    message = one_line_error(t5x)
+    assert "layers_1/attention/query/kernel: " in message and "bz2 is not supported" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk", "message"),
+    [
+        (10**11, 64, "shape (100000000000, 16), sizes must be below 2^31"),
+        (10**11, 10**11, "shape (100000000000, 16), sizes must be below 2^31"),
+        (10**9, 64, "1 of its 15625000 chunk files are there"),
+        (10**9, 10**9, "chunk 0.0 is cut short or of another size than 64000000000 bytes"),
+        (2**70, 64, "cannot open its zarr array"),
+    ],
+)
+def test_t5x_array_that_claims_more_than_its_files_hold(t5x, rows, chunk, message):
+    """Without the memory for it, which tensorstore asks for first."""
+    file = t5x / "target.token_embedder.embedding" / ".zarray"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps(metadata | {"shape": [rows, 16], "chunks": [chunk, 16]}))
+    edit_index(t5x, lambda target: target["token_embedder"]["embedding"].pop("metadata"))
+    error = one_line_error(t5x)
+    assert "target/token_embedder/embedding: " in error and message in error
+
+
+def test_t5x_array_of_another_driver(t5x):
+    edit_index(t5x, lambda target: target["token_embedder"]["embedding"].update(driver="n5"))
+    error = one_line_error(t5x)
+    assert "target/token_embedder/embedding: " in error and "'n5' is not supported" in error
+
+
+def test_a_layer_of_a_monstrous_number(t5x, hf):
+    def add_layer(target):
+        target["encoder"]["layers_99999999999"] = target["encoder"]["layers_0"]
+
+    edit_index(t5x, add_layer)
+    assert "missing tensor target/encoder/layers_2/" in one_line_error(t5x)
+    name = HF_QUERY.replace("block.1", "block.99999999999")
+    edit_tensors(hf, lambda tensors: tensors.update({name: tensors[HF_QUERY].copy()}))
+    assert f"{name} is no tensor" in one_line_error(hf)

@@ -18,5 +18,6 @@ def test_a_tokenizer_of_a_larger_vocabulary_than_the_encoders_is_refused(values)
 @pytest.mark.parametrize("field", ["encoder", "tokenizer"])
 @pytest.mark.parametrize("path", ["", "https://host/t5"])
 def test_an_address_that_is_none_is_refused(field, path):
-    with pytest.raises(ValueError, match="empty name" if not path else "https://host/t5: no addr"):
+    empty = rf"text\.{field}: its file or folder has an empty name"
+    with pytest.raises(ValueError, match="https://host/t5: no addr" if path else empty):
         load_text_model(TextPaths(**{field: path}), num_tokens=8)

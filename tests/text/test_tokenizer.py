@@ -141,6 +141,9 @@ def test_bad_models_are_refused(tmp_path):
     (tmp_path / "bad.model").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"bad\.model.*not a sentencepiece model"):
         load_tokenizer(tmp_path / "bad.model")
+    (tmp_path / "empty.model").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.model: model: empty, not a sentencepiece model"):
+        load_tokenizer(tmp_path / "empty.model")
     with pytest.raises(ValueError, match="absent"):
         load_tokenizer(tmp_path / "absent.model")
     with pytest.raises(ValueError, match="vocab_size"):
@@ -155,3 +158,17 @@ def test_bad_models_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"</s> has id 2"):
         Tokenizer(model=ids_of_another_family.getvalue())
+
+
+def test_a_model_without_an_end_is_refused():
+    endless = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS),
+        model_writer=endless,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    with pytest.raises(ValueError, match=r"model: has no </s>"):
+        Tokenizer(model=endless.getvalue())

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.records import to_dict
@@ -133,6 +134,35 @@ def test_a_crash_at_any_step_leaves_no_trace(tmp_path, undisturbed, at):
     assert bits(run(tmp_path)) == undisturbed[0]
     # Reports of steps that were done twice are there once.
     assert metrics(tmp_path) == undisturbed[1]
+
+
+def test_a_second_run_in_the_folder_is_told_to_wait(tmp_path, undisturbed):
+    def second():
+        with pytest.raises(ValueError, match=f"{tmp_path}: another run is at work there"):
+            run(tmp_path)
+
+    assert bits(run(tmp_path, batches=make_batches(at=6, act=second))) == undisturbed[0]
+    assert metrics(tmp_path) == undisturbed[1]
+
+
+def test_a_kill_while_the_config_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    run(tmp_path, config_of(4))
+    before = (tmp_path / "config.json").read_text()
+    posix = type(epath.Path(tmp_path))
+    write_text = posix.write_text
+
+    def write_half(path, text):
+        write_text(path, text[: len(text) // 2])
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(posix, "write_text", write_half)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, config_of(8))
+    monkeypatch.undo()
+    assert (tmp_path / "config.json").read_text() == before
+    run(tmp_path, config_of(8))
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 8
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_losing_the_place_in_the_data_does_leave_one(tmp_path, undisturbed):

@@ -22,7 +22,13 @@ from imagen_video.text.frozen_t5 import make_frozen_t5
 from imagen_video.text.t5_weights import save_t5
 from imagen_video.training import stage_run as stage_run_module
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
-from imagen_video.training.run_text import cache_of, encode_fn, frozen_params, load_run_text
+from imagen_video.training.run_text import (
+    cache_of,
+    check_same_text,
+    encode_fn,
+    frozen_params,
+    load_run_text,
+)
 from imagen_video.training.stage_run import make_batches, train_stage, training_captions
 from imagen_video.training.state import init_state
 from imagen_video.training.step import make_train_step
@@ -228,8 +234,47 @@ def test_a_work_directory_of_another_text_model_is_refused(tmp_path, cache, othe
     both = f"{text_model().digest[:12]} .encoder embedded.*but the run reads .*{other_encoder}"
     with pytest.raises(ValueError, match=both):
         train_stage(other, text=text, workdir=str(tmp_path / "work"))
-    other = run_of(encoder=str(other_encoder), init_from=str(tmp_path / "work"))
+    next_run = run_of(encoder=str(other_encoder), init_from=str(tmp_path / "work"))
     with pytest.raises(ValueError, match=both):
-        train_stage(other, text=text, workdir=str(tmp_path / "next"))
+        train_stage(next_run, text=text, workdir=str(tmp_path / "next"))
+    # The checkpoints know it too.
+    (tmp_path / "work" / "config.json").unlink()
+    with pytest.raises(ValueError, match=both):
+        train_stage(other, text=text, workdir=str(tmp_path / "work"))
     # The same text model may go on, with the encoder running along.
     train_stage(run_of(num_steps=2), text=text_model(), workdir=str(tmp_path / "work"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"run": {"text": ',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"run": {"text": {"encoder": "here"}}}',
+        b'{"run": {"text": "here"}}',
+        b'{"run": {"text": {"encoder": "a", "tokenizer": "b"}}, "text_digest": 3}',
+    ],
+    ids=range(10),
+)
+def test_a_work_directory_with_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json: d(amaged|oes not say)") as caught:
+        check_same_text(str(tmp_path), text_model())
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_rung_of_a_ladder_says_what_it_was_trained_with(tmp_path):
+    """Its config holds the text model's paths with the ladder, not with the rung."""
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    paths = {"encoder": "there", "tokenizer": "there too"}
+    config = {"run": {"name": "guided"}, "ladder": {"text": paths}, "text_digest": "0" * 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    both = f"000000000000 .encoder there, tokenizer there too.*{text_model().digest[:12]}"
+    with pytest.raises(ValueError, match=both):
+        check_same_text(str(tmp_path), text_model())
