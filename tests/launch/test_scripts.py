@@ -2,9 +2,11 @@
 
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 from launch_checkout import LAUNCH, POD, SLURM, XPK, status_of
@@ -68,6 +70,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(checkout, arguments, complaint):
     assert complaint in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert not checkout.calls() and not (checkout.root / "runs").exists()
+
+
+def test_what_slices_install_opens_the_buckets_that_they_train_into(monkeypatch):
+    given = {}
+    setuptools = types.SimpleNamespace(setup=given.update, find_packages=lambda *_, **__: [])
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
+    runpy.run_path(str(LAUNCH.parent / "setup.py"))
+    names = {re.split("[^a-z-]", line)[0] for line in given["extras_require"]["tpu"]}
+    assert {"gcsfs", "google-cloud-storage"} <= names
 
 
 def test_slices_have_the_names_that_google_gives_them(checkout):
