@@ -34,6 +34,8 @@ CORE = [
 ]
 TRAIN = ["array-record>=0.8.1; sys_platform == 'linux'", "grain>=0.2.14", "tensorboardX>=2.6"]
 DATA = [*TRAIN, "tensorflow-datasets>=4.9.7"]
+# What paths gs:// are opened with: by etils and Orbax, and by tensorboardX.
+GCS = ["gcsfs>=2024.6", "google-cloud-storage>=2.14"]
 TPU_COMPILER = "jax[tpu]>=0.10; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 setup(
@@ -61,8 +63,10 @@ setup(
     entry_points={"console_scripts": ["imagen-video = imagen_video.cli.main:main"]},
     install_requires=CORE,
     extras_require={
-        "tpu": ["jax[tpu]>=0.10"],
+        # A slice of Google's trains into a bucket of Google's.
+        "tpu": ["jax[tpu]>=0.10", *GCS],
         "cuda": ["jax[cuda12]>=0.10"],
+        "gcs": GCS,
         # train: what `imagen-video train` needs; data: also building datasets with TFDS.
         "train": TRAIN,
         "data": DATA,

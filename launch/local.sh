@@ -13,13 +13,14 @@
 #
 # Process 0 reports here; the others write to files process_1.log, ... in the folder that
 # LOCAL_LOGS names (a new one under /tmp by default). If one process fails, the others are stopped and
-# its exit code is that of the script. Ctrl-C stops all, after they have saved a checkpoint.
+# its exit code is that of the script. Ctrl-C stops all, after they have saved a checkpoint: 130.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/options.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
-processes="" devices=1
+processes="" devices=1 poll_seconds=0.1
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -n) processes="${2:-}" && shift $(($# > 1 ? 2 : 1)) ;;
@@ -40,28 +41,37 @@ port="$("$VENV/bin/python" -c 'import socket; s = socket.socket(); s.bind(("", 0
 export JAX_PLATFORMS=cpu JAX_COORDINATOR_ADDRESS="localhost:$port" JAX_NUM_PROCESSES="$processes"
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 
-workers=()
+train=("$VENV/bin/imagen-video" train --distributed "$@")
+workers=() told="" status=0
 stop() {
   kill -TERM "${workers[@]}" 2>/dev/null || true
 }
-trap stop INT TERM
-for ((process = 0; process < processes; process++)); do
-  output=/dev/stdout
-  ((process)) && output="$logs/process_$process.log"
-  JAX_PROCESS_ID="$process" "$VENV/bin/imagen-video" train --distributed "$@" >"$output" 2>&1 &
-  workers+=("$!")
+trap 'told=130; stop' INT
+trap 'told=143; stop' TERM
+JAX_PROCESS_ID=0 "${train[@]}" &
+workers[0]=$!
+for ((process = 1; process < processes; process++)); do
+  JAX_PROCESS_ID="$process" "${train[@]}" >"$logs/process_$process.log" 2>&1 &
+  workers[process]=$!
 done
+((processes == 1)) || echo "output of the other processes: $logs/process_*.log" >&2
 
-status=0
-for ((left = processes; left > 0; left--)); do
-  code=0
-  wait -n || code=$?
-  if ((code && !status)); then
-    status="$code"
-    stop
-  fi
+# Not by wait -n: a signal ends that, too, and then no process has.
+while [[ ${#workers[@]} -gt 0 ]]; do
+  pause || true
+  for process in "${!workers[@]}"; do
+    ! kill -0 "${workers[process]}" 2>/dev/null || continue
+    code=0
+    outlast "${workers[process]}" || code=$?
+    unset "workers[process]"
+    if ((code)); then stop; fi
+    # From 128 on it was a signal, which may be how a process ends whose neighbour has failed.
+    if ((code && (!status || (status >= 128 && code < 128)))); then
+      status="$code"
+    fi
+  done
 done
 if ((status && processes > 1)); then
   tail -n 5 "$logs"/process_*.log >&2
 fi
-exit "$status"
+exit "${told:-$status}"

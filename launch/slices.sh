@@ -15,7 +15,8 @@ SOLIDS="2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16 
 accelerator_type() {
   local generation="${1%%:*}" topology="${1#*:}" known chips
   case "$generation" in
-    v4 | v5p) known="$SOLIDS" ;;
+    v4) known="${SOLIDS% *}" ;; # Its pods have 4,096 chips.
+    v5p) known="$SOLIDS" ;;
     v5e | v6e) known="$PLANES" ;;
     *) mistake "--slice '$1' is not GENERATION:TOPOLOGY with v4, v5e, v5p or v6e" ;;
   esac

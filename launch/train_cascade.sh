@@ -65,7 +65,12 @@ main() {
 }
 
 find_slices() {
-  local given stage common=""
+  local given stage common="" seen=,
+  for stage in "${order[@]}"; do
+    [[ $stage =~ ^[a-z0-9_]+$ ]] || mistake "--stages '$stages' is not STAGE,STAGE,..."
+    [[ $seen != *",$stage,"* ]] || mistake "--stages '$stages' has $stage twice"
+    seen+="$stage,"
+  done
   for given in "${slice[@]}"; do
     stage="${given%%=*}"
     if [[ $given != *=* ]]; then

@@ -57,6 +57,9 @@ complete_training
 check_config_is_here
 [[ -z $docker_image || -z $base_docker_image ]] ||
   mistake "--docker_image and --base_docker_image exclude each other"
+# xpk hands the folder to docker through a shell, without quotes.
+[[ -n $docker_image || $logs =~ ^[A-Za-z0-9_./@%+,-]+$ ]] ||
+  mistake "--logs '$logs': xpk builds its image there, and takes no spaces or quotes in the name"
 check_whole_number max_retries
 check_seconds poll_seconds
 accelerator="$(accelerator_type "$slice")"

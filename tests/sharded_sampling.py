@@ -1,8 +1,9 @@
 """A stage sampled by 8 devices that share each clip, and by one; with the collectives it takes.
 
-    sharded_sampling.py STAGE CONTEXT
+    sharded_sampling.py STAGE CONTEXT MESH       for example ssr1 frames 1x1x8x1
 
-prints one JSON object: the largest difference, and the largest result of an all-gather.
+prints one JSON object: the largest difference, the largest result of an all-gather, and the
+operations that an all-gather brings a whole clip to.
 """
 
 import dataclasses
@@ -27,14 +28,33 @@ from imagen_video.cascade.weights import placed
 from imagen_video.diffusion.thresholding import DynamicThreshold
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sharding.layout import ShardingConfig, make_layout
-from imagen_video.sharding.mesh import MeshShape
+from imagen_video.sharding.mesh import MESH_AXES, MeshShape
 
 
-def main(name, context):
+def all_gathers(hlo):
+    """The shape of every all-gather's result in the program, and the operation that it is for."""
+    for line in hlo.splitlines():
+        gather = re.search(r"= (.*?) all-gather(?:-start)?\(", line)
+        operation = re.search(r'op_name="([^"]*)"', line)
+        for dims in re.findall(r"\[([\d,]+)\]", gather[1] if gather else ""):
+            yield tuple(map(int, dims.split(","))), operation[1] if operation else line.strip()
+
+
+def is_whole(dims, output):
+    """Whether an array has all frames, rows and columns of a clip at one of the two levels."""
+    return any(
+        dims[i] % output.frames == 0
+        and dims[i + 1 : i + 3] == (output.height // scale, output.width // scale)
+        for i in range(len(dims) - 2)
+        for scale in (1, 2)
+    )
+
+
+def main(name, context, shape):
     stage = stage_of(name, context)
     sampling = dataclasses.replace(stage.sampling, thresholding=DynamicThreshold(), num_steps=4)
     model = micro_cascade.stage_model(stage)
-    mesh = MeshShape(data=1, fsdp=1, context=8, tensor=1)
+    mesh = MeshShape(**dict(zip(MESH_AXES, map(int, shape.split("x")))))
     layout = make_layout(ShardingConfig(mesh=mesh, context=context))
     keys = sampling_keys.sample_keys(seeds=[1, 1], indices=[0, 1])
     text_emb, text_mask = micro_cascade.text_model().embed(["a red circle", "a blue star"])
@@ -61,13 +81,14 @@ def main(name, context):
         keys=own["keys"],
         layout=layout,
     ).compile()
-    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(", program.as_text())
+    gathered = list(all_gathers(program.as_text()))
     return {
         "difference": float(np.abs(np.asarray(shared.z) - np.asarray(alone.z)).max()),
         "cut": str(shared.z.sharding.spec),
         "clip": math.prod(shared.z.shape),
-        "largest_all_gather": max(
-            (math.prod(map(int, dims.split(","))) for dims in gathered if dims), default=0
+        "largest_all_gather": max((math.prod(dims) for dims, _ in gathered), default=0),
+        "whole": sorted(
+            {operation for dims, operation in gathered if is_whole(dims, stage.output)}
         ),
         "permutes": program.as_text().count("collective-permute"),
     }

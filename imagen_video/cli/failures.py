@@ -9,6 +9,7 @@ from absl import flags
 # The extra of setup.py that brings a module which a plain install lacks.
 EXTRAS = {
     "array_record": "train",
+    "gcsfs": "gcs",
     "grain": "train",
     "tensorboardX": "train",
     "tensorflow_datasets": "data",
@@ -30,7 +31,10 @@ def report(error: BaseException, command: str) -> int | None:
             print(file=sys.stderr)  # Below the ^C, or a progress bar.
             _say("interrupted")
             return 128 + signal.SIGINT
-        case ModuleNotFoundError(name=name) if name in EXTRAS:
+        # fsspec, which opens gs://, raises a plain ImportError from the one that has the name.
+        case (
+            ModuleNotFoundError(name=name) | ImportError(__cause__=ModuleNotFoundError(name=name))
+        ) if name in EXTRAS:
             _say(f"{command} needs {name}: pip install 'imagen-video[{EXTRAS[name]}]'")
             return 2
         case flags.Error() | ValueError() | OSError():

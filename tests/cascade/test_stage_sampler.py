@@ -69,16 +69,11 @@ def test_the_same_program_and_batch_repeat_their_bits_and_another_seed_does_not(
         assert np.abs(other[key] - value).max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("stage", "context"),
-    [("ssr1", "frames"), pytest.param("tsr1", "height", marks=pytest.mark.slow)],
-)
-def test_eight_devices_that_share_a_clip_gather_none_of_it(stage, context):
-    """Dynamic thresholding included; the samples are those of one device."""
+def sampled_by_eight(stage, context, mesh):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     program = pathlib.Path(__file__).parents[1] / "sharded_sampling.py"
     done = subprocess.run(
-        [sys.executable, str(program), stage, context],
+        [sys.executable, str(program), stage, context, mesh],
         env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,
@@ -87,6 +82,45 @@ def test_eight_devices_that_share_a_clip_gather_none_of_it(stage, context):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "context" in found["cut"]
+    assert found["difference"] < 1e-3
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stage", "context"),
+    [("ssr1", "frames")]
+    + [
+        pytest.param(stage, context, marks=pytest.mark.slow)
+        for stage, context in (("tsr1", "height"), ("ssr1", "height"), ("tsr1", "frames"))
+    ],
+)
+def test_eight_devices_that_share_a_clip_gather_none_of_it(stage, context):
+    """Dynamic thresholding included; the samples are those of one device."""
+    found = sampled_by_eight(stage, context, "1x1x8x1")
     assert found["permutes"] > 0
     assert found["largest_all_gather"] < found["clip"] / 8
-    assert found["difference"] < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "context"), [("ssr1", "frames"), ("tsr1", "height")])
+def test_devices_that_cut_channels_too_gather_those_of_their_own_part_of_a_clip(stage, context):
+    found = sampled_by_eight(stage, context, "2x1x2x2")
+    assert found["permutes"] > 0 and found["largest_all_gather"] > 0
+    assert not found["whole"], found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("context", "mesh", "attention"),
+    [
+        ("frames", "1x1x8x1", "temporal"),
+        ("height", "1x1x8x1", "spatial"),
+        ("frames", "2x1x2x2", "temporal"),
+    ],
+)
+def test_self_attention_alone_gathers_its_keys_and_values(context, mesh, attention):
+    """Each frame, or row, of the base model attends to all others; nothing else needs them."""
+    found = sampled_by_eight("base", context, mesh)
+    assert found["whole"]
+    for operation in found["whole"]:
+        assert f"/{attention}/" in operation and "dot_general" in operation, found

@@ -42,6 +42,9 @@ def run(flag_values):
         raise RuntimeError("a bug")
     if flag_values.fail == "extra":
         import grain
+    if flag_values.fail == "bucket":
+        from etils import epath
+        epath.Path("gs://bucket/run").mkdir()
 '''
 CONFIG = """
 from ml_collections import config_dict
@@ -198,6 +201,12 @@ def test_a_module_that_an_extra_brings_is_one_line(commands, capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "grain", None)  # As if not installed.
     line = failure(["draw", "--fail=extra"], commands, capsys)
     assert line == "draw needs grain: pip install 'imagen-video[train]'"
+
+
+def test_a_bucket_without_the_extra_that_opens_it_is_one_line(commands, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    line = failure(["draw", "--fail=bucket"], commands, capsys)
+    assert line == "draw needs gcsfs: pip install 'imagen-video[gcs]'"
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(commands, tmp_path):

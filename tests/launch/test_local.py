@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
+from launch_checkout import status_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
@@ -68,6 +70,38 @@ def test_a_mistake_in_one_process_ends_them_all_with_its_code(tmp_path):
     done = launch("-n", "2", "--", *train, logs=tmp_path / "logs")
     assert done.returncode == 2
     assert "no/such.py" in done.stdout + done.stderr
+
+
+def test_output_is_added_to_a_file_that_has_some(checkout):
+    path = checkout.ledger / "output"
+    path.write_text("before\n")
+    with path.open("a") as output:
+        command = ["bash", "launch/local.sh", "-n", "2", "--", "--workdir=w"]
+        environment = checkout.environment
+        subprocess.run(command, cwd=checkout.root, env=environment, stdout=output, check=True)
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ["before", "worker 0 goes on from step 0"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_job_ends_when_all_have_saved(checkout, number, code):
+    checkout.plan(attempts=[{"end": "hang", "saving_0": 0, "saving_1": 0.6, "saving_2": 0.3}])
+    process = checkout.start("local.sh", "-n", "3", "--", "--workdir=w")
+    checkout.wait_for_trainings(3)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    for worker in range(3):
+        assert (checkout.ledger / f"here/saved_{worker}").exists()
+
+
+def test_the_exit_code_is_that_of_the_failure_which_others_follow_from(checkout):
+    checkout.plan(attempts=[{"end_0": 134, "end_1": 2, "end_2": 134}])
+    result = checkout.run(
+        "local.sh", "-n", "3", "--", "--workdir=w", LOCAL_LOGS=str(checkout.ledger)
+    )
+    assert status_of(result) == 2
+    assert f"{checkout.ledger}/process_*.log" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "0", "--", "x"), ("-n", "2"), ("--processes",)])

@@ -2,13 +2,16 @@
 
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 from launch_checkout import LAUNCH, POD, SLURM, XPK, status_of
 
+CASCADE = ("train_cascade.sh", "--workdir=gs://b", "--slice=v4:2x2x1")
 SCRIPTS = ("tpu_pod.sh", "xpk.sh", "slurm.sbatch", "train_cascade.sh")
 SHELLCHECK = shutil.which("shellcheck") or shutil.which(
     "shellcheck", path=pathlib.Path(sys.executable).parent
@@ -52,12 +55,15 @@ def test_help_explains_every_option(checkout, script):
         (POD[:3], "--slice is missing"),
         (XPK[:4], "--cluster is missing"),
         ([*XPK, "--docker_image=a", "--base_docker_image=b"], "exclude each other"),
+        ([*XPK, "--logs=my runs"], "takes no spaces or quotes"),
         (SLURM[:2], "--workdir is missing"),
         (SLURM, "needs Slurm"),
         (["train_cascade.sh", "--slice=v4:2x2x1"], "--workdir is missing"),
         (["train_cascade.sh", "--workdir=gs://b", "--slice=base=v4:2x2x1"], "missing for tsr1"),
         (["train_cascade.sh", "--workdir=gs://b", "--slice=bass=v4:2x2x1"], "the stages are"),
         (["train_cascade.sh", "--workdir=gs://b", "--slice=v4:2x2x1", "--backend=k8s"], "'k8s'"),
+        ([*CASCADE, "--stages=base,,tsr1"], "'base,,tsr1' is not STAGE,STAGE"),
+        ([*CASCADE, "--stages=base,tsr1,base"], "has base twice"),
         # Found by the script that trains a stage, before the first stage begins.
         (["train_cascade.sh", "--workdir=gs://b", "--slice=v4:2x2x1"], "--zone is missing"),
     ],
@@ -70,6 +76,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(checkout, arguments, complaint):
     assert not checkout.calls() and not (checkout.root / "runs").exists()
 
 
+def test_what_slices_install_opens_the_buckets_that_they_train_into(monkeypatch):
+    given = {}
+    setuptools = types.SimpleNamespace(setup=given.update, find_packages=lambda *_, **__: [])
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
+    runpy.run_path(str(LAUNCH.parent / "setup.py"))
+    names = {re.split("[^a-z-]", line)[0] for line in given["extras_require"]["tpu"]}
+    assert {"gcsfs", "google-cloud-storage"} <= names
+
+
 def test_slices_have_the_names_that_google_gives_them(checkout):
     # From the tables of TPU v4, v5e, v5p and v6e in Google Cloud's documentation.
     types = {
@@ -77,6 +92,7 @@ def test_slices_have_the_names_that_google_gives_them(checkout):
         "v4:2x4x4": "v4-64",
         "v4:4x4x4": "v4-128",
         "v4:8x16x16": "v4-4096",
+        "v4:16x16x16": "v4-8192",
         "v5e:1x1": "v5litepod-1",
         "v5e:4x8": "v5litepod-32",
         "v5e:8x8": "v5litepod-64",
@@ -91,6 +107,7 @@ def test_slices_have_the_names_that_google_gives_them(checkout):
     }
     # No such generation, no such shape, or not the shape that the type of its size stands for.
     wrong = ["v7:4x4", "v5p", "v5p:", ":4x4x4", "v5e:4x4x4", "v6e:8x4", "v5p:64", "v5p:2x2x16"]
+    wrong += ["v4:16x16x24"]  # More chips than a pod of that generation.
     program = """
       source launch/options.sh; source launch/slices.sh
       for slice in "$@"; do (accelerator_type "$slice" 2>/dev/null) || echo "code $?"; done"""

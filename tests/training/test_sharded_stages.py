@@ -43,6 +43,7 @@ def check(found):
     assert found["devices"] == 8
     for what in ("loss", "gradient", "evaluation"):
         assert found[what] < 1e-4, found
+    assert not found["fallbacks"], found
     if mesh.split("x")[1] != "1":
         # The kernels' gradients are summed and cut in one go.
         assert found["collectives"]["reduce-scatter"] > 0, found
