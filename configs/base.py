@@ -29,8 +29,8 @@ def config(size: str) -> ConfigDict:
                     guidance_weight=False,
                     space_to_depth=1,
                     scan_blocks=True,
-                    # All blocks of a level alike: programs compile in half the time (our choice).
-                    # The embedded weights are of networks whose first blocks read both.
+                    # All blocks of a level alike, so that XLA compiles each once (our choice). The
+                    # embedded weights are of networks whose first blocks read both.
                     project_skips=not tiny,
                     remat="none" if tiny else "products",
                     dtype="float32" if tiny else "bfloat16",

@@ -11,6 +11,10 @@ for their slices (`bash launch/compile_all.sh DIR`; figures in the README); none
 FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
+    "base": {
+        # Eight rows of 16 frames of 24x40 on a chip at a time: 90 of 95 GiB.
+        "train": {"v5p:4x4x4": {"train.microbatches": 4}},
+    },
     "tsr1": {"sample": {"v5e:2x2": FRAMES}},
     "ssr1": {"sample": {"v5e:2x4": FRAMES}},
     # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
