@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 try:
@@ -54,7 +55,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def held(folder: str | os.PathLike) -> Iterator[None]:
     """Makes a folder and keeps a second run out of it; however a run ends, it lets go.
 
-    Only on a disk that knows locks: a bucket, or a mounted one, knows none.
+    Only on a machine's own disk: buckets, mounted ones and most network disks know no lock of a
+    folder, and there nothing is kept out. A run that was killed is waited for a second.
 
     Raises:
       ValueError: another run is at work in the folder, or it is a file.
@@ -69,17 +71,29 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(handle):
             raise ValueError(
                 f"{folder}: another run is at work there; wait for it or use another folder"
-            ) from None
-        except OSError:
-            pass
+            )
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Whether nobody else holds what is open; true where the disk knows no locks."""
+    for tries_left in reversed(range(10)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1 if tries_left else 0)
+        except OSError:
+            break
+        else:
+            break
+    else:
+        return False
+    return True
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -72,7 +72,7 @@ def embed_captions(
     """Writes the embeddings of all captions, each once, to the cache `out`.
 
     Killed at any moment and begun again with the same arguments, it makes the files that are
-    missing or damaged; the folder ends with the same bytes. Each process makes every
+    missing or cut short; the folder ends with the same bytes. Each process makes every
     `process_count`-th file with its own devices, in a folder that all of them see.
 
     Args:

@@ -104,6 +104,8 @@ def run_request(
         DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
     with held(out):
+        if (manifest := _finished(out / MANIFEST, digest)) is not None:  # by a run just now
+            return manifest
         kept.mkdir(parents=True, exist_ok=True)
         batches = list(_batches(request, batch_size))
         if offload_text and isinstance(cascade.text, TextModel):

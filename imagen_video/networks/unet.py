@@ -54,7 +54,8 @@ class UNetConfig:
       head_dim: of all attention.
       groups: of all group norms.
       space_to_depth: side of the pixel patches folded into channels before the stem.
-      scan_blocks: whether equal blocks are one scanned loop body, which keeps compile times flat.
+      scan_blocks: whether equal blocks, where a stack has three or more, are one scanned loop body,
+        which keeps compile times flat.
       project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
         a UBlock's blocks, so that all blocks of a level are equal and one compiled body each way.
         Otherwise the first block reads both, at the price of a body of its own.

@@ -1,5 +1,6 @@
 """Climbs a ladder of students: trains each rung, measures it against its teacher, goes on."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -16,6 +17,7 @@ from imagen_video import records
 from imagen_video.array_types import KeyArray
 from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.cascade.weights import load_stage
+from imagen_video.files import held
 from imagen_video.sharding.layout import Layout
 from imagen_video.training import ladder_files
 from imagen_video.training.distillation import distillation_loss
@@ -59,7 +61,7 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
 
     Raises:
       ValueError: a rung diverged; the teacher's weights are missing or of another stage or text
-        model; `workdir` holds a ladder of another configuration.
+        model; `workdir` holds a ladder of another configuration, or another run is at work in it.
     """
     if run.teacher is None:
         raise ValueError("config.teacher: name the weights file or work directory to distil from")
@@ -69,21 +71,25 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
     for rung in rungs:
         ladder_files.check_same_rung(root / rung.name, rung)
     before = None
-    for rung in rungs:
-        folder = root / rung.name
-        found = ladder_files.read_evaluation(folder)
-        if found is None:
-            where = run.teacher if before is None else str(root / before.name)
-            teacher_params = _restore(where, rung.teacher, text=text, layout=layout)
-        if jax.process_index() == 0:
-            ladder_files.write_ladder(root, [rung.name for rung in rungs])
-        if found is None:
-            result = _climb(run, rung, teacher_params, text=text, folder=folder, layout=layout)
-        else:
-            result = records.from_dict(RungResult, found)
-        yield result
-        _check_converged(result, run.distillation.max_error)
-        before = rung
+    # The whole ladder is held, not a rung: between two, a second run would take the next one.
+    with contextlib.ExitStack() as alone:
+        for rung in rungs:
+            folder = root / rung.name
+            found = ladder_files.read_evaluation(folder)
+            if found is None:
+                where = run.teacher if before is None else str(root / before.name)
+                teacher_params = _restore(where, rung.teacher, text=text, layout=layout)
+            if jax.process_index() == 0:
+                if before is None:  # nothing is made for a teacher that does not fit
+                    alone.enter_context(held(workdir))
+                ladder_files.write_ladder(root, [rung.name for rung in rungs])
+            if found is None:
+                result = _climb(run, rung, teacher_params, text=text, folder=folder, layout=layout)
+            else:
+                result = records.from_dict(RungResult, found)
+            yield result
+            _check_converged(result, run.distillation.max_error)
+            before = rung
 
 
 def _climb(

@@ -53,6 +53,11 @@ def check_same_rung(folder: epath.Path, record: Any) -> None:
     if not path.exists():
         return
     begun, wanted = json.loads(path.read_text()).get("run"), records.to_dict(record)
+    try:
+        # Fields that have come since then have their defaults.
+        begun = records.to_dict(records.from_dict(type(record), begun))
+    except ValueError:  # It says otherwise what differs.
+        pass
     if begun != wanted:
         field = _first_difference(begun, wanted)
         raise ValueError(f"{folder}: was begun with another {field}; use another work directory")

@@ -130,7 +130,7 @@ def _config_before(root: epath.Path) -> dict[str, Any] | None:
       ValueError: naming config.json, which is damaged or of another kind of run.
     """
     file, checkpoints = root / "config.json", root / "checkpoints"
-    if not any(checkpoints.glob("[0-9]*")):
+    if not any(path.name.isdecimal() for path in checkpoints.glob("*")):  # others are unfinished
         return None
     if file.exists():
         try:

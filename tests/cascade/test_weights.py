@@ -14,7 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from imagen_video.cascade import stage as stage_module
-from imagen_video.cascade.weights import check_params, load_stage, make_stage_model, save_stage
+from imagen_video.cascade.weights import (
+    METADATA_KEY,
+    check_params,
+    load_stage,
+    make_stage_model,
+    save_stage,
+)
 from imagen_video.loading import load_cascade
 
 DIGEST = "0123abcd"
@@ -37,6 +43,16 @@ def test_a_file_gives_back_stage_and_parameters(tmp_path, dtype):
         drawn_params(BASE),
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("float32")}
+
+
+def test_a_file_from_before_a_field_was_added_has_its_default(tmp_path):
+    path = save(tmp_path / "base.safetensors")
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()[METADATA_KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    del header["stage"]["unet"]["project_skips"]
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(header)})
+    assert load_stage(path).stage == BASE
 
 
 def test_the_digest_names_stage_and_values_to_the_bit(tmp_path):
@@ -99,14 +115,14 @@ def with_metadata(path, metadata):
         (lambda path: path.write_bytes(b"\x80\x04\x95 a pickle"), "not a safetensors file"),
         (lambda path: path.mkdir(), "not a safetensors file"),
         (lambda path: with_metadata(path, None), "holds no stage"),
-        (lambda path: with_metadata(path, {"imagen_video": "{"}), "Expecting"),
-        (lambda path: with_metadata(path, {"imagen_video": "[]"}), "format_version None"),
+        (lambda path: with_metadata(path, {METADATA_KEY: "{"}), "Expecting"),
+        (lambda path: with_metadata(path, {METADATA_KEY: "[]"}), "format_version None"),
         (
-            lambda path: with_metadata(path, {"imagen_video": json.dumps({"format_version": 2})}),
+            lambda path: with_metadata(path, {METADATA_KEY: json.dumps({"format_version": 2})}),
             "format_version 2, this library reads 1",
         ),
         (
-            lambda path: with_metadata(path, {"imagen_video": json.dumps({"format_version": 1})}),
+            lambda path: with_metadata(path, {METADATA_KEY: json.dumps({"format_version": 1})}),
             "stage: missing",
         ),
     ],

@@ -20,6 +20,7 @@ from imagen_video.cascade.stage import denoise_fn
 from imagen_video.cascade.weights import save_stage
 from imagen_video.diffusion.guidance import ConstantGuidance, GuidanceRange, OscillatingGuidance
 from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
+from imagen_video.files import held
 from imagen_video.loading import load_stage_weights
 from imagen_video.sampling.steppers import DDIM, StochasticDistilled
 from imagen_video.training import distillation as distillation_module
@@ -141,9 +142,18 @@ def test_a_killed_ladder_ends_with_the_bits_of_an_undisturbed_one(
     assert climb(toy, workdir) == results
     assert [weights(workdir, result.name) for result in results] == wanted
 
-    # A finished ladder is only read.
+    # A finished ladder is only read, also one that was begun before its U-Net had all its fields.
     (tmp_path / "base.safetensors").unlink()
+    for result in results:
+        config = workdir / result.name / "config.json"
+        begun = json.loads(config.read_text())
+        del begun["run"]["stage"]["unet"]["project_skips"]
+        config.write_text(json.dumps(begun))
     assert climb(toy, workdir) == results
+
+    # Whoever else climbs it keeps others out.
+    with held(workdir), pytest.raises(ValueError, match="another run is at work there"):
+        climb(toy, workdir)
 
     # The last student samples alone.
     (path,) = export_run(str(workdir), tmp_path / "out", dtype="float32")

@@ -146,7 +146,7 @@ def polar(matrix):
 def test_muon_steps_along_the_orthogonal_factor_of_every_kernel():
     params = {
         "down_0_0": {"conv": {"kernel": jnp.ones((3, 3, 8, 16))}},
-        "down_0_rest": {"spatial": {"query": {"kernel": jnp.ones((2, 24, 4, 8))}}},
+        "down_0_all": {"spatial": {"query": {"kernel": jnp.ones((2, 24, 4, 8))}}},
         "out": {"conv": {"kernel": jnp.ones((3, 3, 8, 4)), "bias": jnp.ones(4)}},
     }
     leaves, tree = jax.tree.flatten(params)
@@ -169,8 +169,8 @@ def test_muon_steps_along_the_orthogonal_factor_of_every_kernel():
     conv = grads["down_0_0"]["conv"]["kernel"].reshape(72, 16)
     check(updates["down_0_0"]["conv"]["kernel"], conv)
     for layer in range(2):  # each layer of scanned blocks is a matrix of its own
-        query = grads["down_0_rest"]["spatial"]["query"]["kernel"][layer].reshape(24, 32)
-        check(updates["down_0_rest"]["spatial"]["query"]["kernel"][layer], query)
+        query = grads["down_0_all"]["spatial"]["query"]["kernel"][layer].reshape(24, 32)
+        check(updates["down_0_all"]["spatial"]["query"]["kernel"][layer], query)
     # The last layer and what is no matrix: Adam with Nesterov's mean.
     adam = optax.adam(0.1, b1=config.b1, b2=config.b2, eps=config.eps, nesterov=True)
     wanted, _ = adam.update(grads["out"], adam.init(params["out"]))
