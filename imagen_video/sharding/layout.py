@@ -199,6 +199,16 @@ def _spec(layout: Layout, names: Names, shape: tuple[int, ...]) -> PartitionSpec
             cut.pop()
         if cut != wanted:
             logging.info("%s of %s: %s not cut over %s", name, names, shape, wanted[len(cut) :])
+            if name == axes.FRAMES:  # At every level alike, so the axis is of no use at all.
+                logging.log_first_n(
+                    logging.WARNING,
+                    "the mesh's %s axis of %d does not divide %d frames: its devices all compute"
+                    " the same clips",
+                    1,
+                    CONTEXT,
+                    layout.mesh.shape[CONTEXT],
+                    size,
+                )
         taken.update(cut)
         entries.append(tuple(cut) if len(cut) > 1 else cut[0] if cut else None)
     return PartitionSpec(*entries)
