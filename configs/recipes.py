@@ -16,7 +16,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         "train": {"v5p:4x4x4": {"train.microbatches": 4}},
     },
     "tsr1": {"sample": {"v5e:2x2": FRAMES}},
-    "ssr1": {"sample": {"v5e:2x4": FRAMES}},
+    "ssr1": {"sample": {"v5e:2x4": FRAMES}, "train": {"v5p:4x4x4": {"train.microbatches": 4}}},
     # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
     "ssr2": {"sample": {"v5e:2x4": FRAMES}},
     "tsr2": {"sample": {"v5e:4x4": FRAMES}},
