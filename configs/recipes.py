@@ -10,22 +10,28 @@ for their slices (`bash launch/compile_all.sh DIR`; figures in the README); none
 # A clip's frames over all chips, parameters whole on each.
 FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 
+# Rows and parameters over all chips, a quarter of the batch at a time.
+QUARTERS = {"train.microbatches": 4}
+
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
-        # Eight rows of 16 frames of 24x40 on a chip at a time: 90 of 95 GiB.
-        "train": {"v5p:4x4x4": {"train.microbatches": 4}},
+        # Eight rows of 16 frames of 24x40 on a chip at a time: 91 of 95 GiB.
+        "train": {"v5p:4x4x4": QUARTERS},
     },
-    "tsr1": {"sample": {"v5e:2x2": FRAMES}},
-    "ssr1": {"sample": {"v5e:2x4": FRAMES}, "train": {"v5p:4x4x4": {"train.microbatches": 4}}},
-    # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
-    "ssr2": {"sample": {"v5e:2x4": FRAMES}},
+    "tsr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x2": FRAMES}},
+    "ssr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x4": FRAMES}},
+    "ssr2": {
+        "train": {"v5p:4x4x4": QUARTERS},
+        # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
+        "sample": {"v5e:2x4": FRAMES},
+    },
     "tsr2": {"sample": {"v5e:4x4": FRAMES}},
     "tsr3": {"sample": {"v5e:4x4": FRAMES}},
     "ssr3": {
-        "sample": {"v5e:4x4": FRAMES},
         # Two rows of 16 frames of 256x256 on a chip at a time: 15.1 of 16 GiB when last compiled,
         # before kernels' gradients were reduce-scattered.
-        "train": {"v5e:16x16": {"train.microbatches": 4}},
+        "train": {"v5e:16x16": QUARTERS},
+        "sample": {"v5e:4x4": FRAMES},
     },
 }
 
