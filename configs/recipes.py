@@ -17,6 +17,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip at a time: 91 of 95 GiB.
         "train": {"v5p:4x4x4": QUARTERS},
+        "sample": {"v5e:2x2": FRAMES},
     },
     "tsr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x2": FRAMES}},
     "ssr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x4": FRAMES}},
@@ -25,7 +26,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
         "sample": {"v5e:2x4": FRAMES},
     },
-    "tsr2": {"sample": {"v5e:4x4": FRAMES}},
+    "tsr2": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:4x4": FRAMES}},
     "tsr3": {"sample": {"v5e:4x4": FRAMES}},
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time: 15.1 of 16 GiB when last compiled,
