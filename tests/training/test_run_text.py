@@ -79,6 +79,7 @@ def test_both_routes_give_the_same_losses_and_another_encoder_does_not(
     assert np.abs(found["other"] - found["encoded"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_network_rounds_what_it_reads_and_nobody_else_does(cache, monkeypatch):
     params, config = drawn_params(BASE), DenoisingConfig(loss="v_mse", caption_dropout=0.0)
 
