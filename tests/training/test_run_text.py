@@ -111,6 +111,7 @@ def test_the_network_rounds_what_it_reads_and_nobody_else_does(cache, monkeypatc
     assert difference()[1] > 1e-2
 
 
+@pytest.mark.slow
 def test_the_encoders_parameters_are_arguments_of_the_step_and_not_constants(monkeypatch):
     class Handed(Exception):  # noqa: N818
         pass
@@ -227,6 +228,7 @@ def test_an_encoder_in_a_bucket_is_known_by_its_address(tmp_path, cache):
         file.write_text(header)
 
 
+@pytest.mark.slow
 def test_a_work_directory_of_another_text_model_is_refused(tmp_path, cache, other_encoder):
     run = run_of(cache=cache, num_steps=1)
     train_stage(run, text=text_model(), workdir=str(tmp_path / "work"))
