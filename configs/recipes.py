@@ -23,14 +23,13 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "ssr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x4": FRAMES}},
     "ssr2": {
         "train": {"v5p:4x4x4": QUARTERS},
-        # On 16 chips, 2 frames each, XLA pads and reorders small batches: 14% of peak (estimate).
+        # On 16 chips, 2 frames each, XLA pads and reorders small batches.
         "sample": {"v5e:2x4": FRAMES},
     },
     "tsr2": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:4x4": FRAMES}},
     "tsr3": {"sample": {"v5e:4x4": FRAMES}},
     "ssr3": {
-        # Two rows of 16 frames of 256x256 on a chip at a time: 15.1 of 16 GiB when last compiled,
-        # before kernels' gradients were reduce-scattered.
+        # Two rows of 16 frames of 256x256 on a chip at a time. Not compiled with projected skips.
         "train": {"v5e:16x16": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
     },

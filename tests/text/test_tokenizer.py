@@ -148,27 +148,20 @@ def test_bad_models_are_refused(tmp_path):
         load_tokenizer(tmp_path / "absent.model")
     with pytest.raises(ValueError, match="vocab_size"):
         train_tokenizer(CAPTIONS, 100)
-    ids_of_another_family = io.BytesIO()
+
+
+@pytest.mark.parametrize(
+    "ids, message", [({}, "</s> has id 2"), ({"eos_id": -1}, "model: has no </s>")]
+)
+def test_models_of_another_family_are_refused(ids, message):
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CAPTIONS),
-        model_writer=ids_of_another_family,
+        model_writer=model,
         vocab_size=60,
         hard_vocab_limit=False,
         minloglevel=2,
+        **ids,
     )
-    with pytest.raises(ValueError, match=r"</s> has id 2"):
-        Tokenizer(model=ids_of_another_family.getvalue())
-
-
-def test_a_model_without_an_end_is_refused():
-    endless = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CAPTIONS),
-        model_writer=endless,
-        vocab_size=60,
-        hard_vocab_limit=False,
-        eos_id=-1,
-        minloglevel=2,
-    )
-    with pytest.raises(ValueError, match=r"model: has no </s>"):
-        Tokenizer(model=endless.getvalue())
+    with pytest.raises(ValueError, match=message):
+        Tokenizer(model=model.getvalue())
