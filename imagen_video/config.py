@@ -166,22 +166,44 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
     Raises:
       ValueError: a recipe names no field of the config, or one of another type.
     """
-    config, name = flag_values.config, flag_values.slice
-    if name is None:
-        return config
-    recipe = load_recipes().get_recipe(config.stage.name, program, name)
-    if not recipe:
-        logging.warning("no recipe for %s, %s on %s", config.stage.name, program, name)
+    if flag_values.slice is None:
+        return flag_values.config
     overrides = config_flags.get_override_values(flag_values[CONFIG])
+    return in_recipe(
+        flag_values.config, program=program, slice_name=flag_values.slice, keep=frozenset(overrides)
+    )
+
+
+def in_recipe(
+    config: config_dict.ConfigDict,
+    *,
+    program: str,
+    slice_name: str,
+    keep: frozenset[str] = frozenset(),
+) -> config_dict.ConfigDict:
+    """Returns a stage's config with the recipe of its program on a slice, if there is one.
+
+    Args:
+      config: of the stage.
+      program: "train" or "sample".
+      slice_name: such as "v5e:4x4".
+      keep: dotted paths that the recipe does not touch.
+
+    Raises:
+      ValueError: a recipe names no field of the config, or one of another type.
+    """
+    recipe = load_recipes().get_recipe(config.stage.name, program, slice_name)
+    if not recipe:
+        logging.warning("no recipe for %s, %s on %s", config.stage.name, program, slice_name)
     config = config.copy_and_resolve_references()
     for path, value in recipe.items():
         holder, field = _find(config, path)
-        if path not in overrides:
+        if path not in keep:
             try:
                 holder[field] = value
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"recipe {name}: {path}: {value!r} does not fit: {error}"
+                    f"recipe {slice_name}: {path}: {value!r} does not fit: {error}"
                 ) from error
     return config
 

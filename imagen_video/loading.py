@@ -1,5 +1,6 @@
 """The public loaders: from files to a cascade that samples."""
 
+import dataclasses
 import functools
 import importlib.resources
 import os
@@ -13,7 +14,7 @@ from imagen_video import config as config_files
 from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
-from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model, placed
+from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
 from imagen_video.sharding.layout import Layout, ShardingConfig, local_layout, make_layout
 from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
@@ -78,7 +79,7 @@ def load_cascade(
         model = load_stage_weights(path, stage=record, name=name)
         if is_student and model.stage.distilled_steps is None:
             raise ValueError(f"{path}: holds no distilled weights")
-        return placed(model, _layout(sharding, name))
+        return dataclasses.replace(model, layout=_layout(sharding, name))
 
     @functools.cache
     def text_model(num_tokens: int) -> TextModel:

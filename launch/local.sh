@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# One training as several processes on this machine, joined as those of a pod are: to try on a CPU
-# what runs on many hosts.
+# One training, or another command, as several processes on this machine, joined as those of a pod
+# are: to try on a CPU what runs on many hosts.
 #
-#   bash launch/local.sh -n PROCESSES [-d DEVICES] -- FLAGS of imagen-video train
+#   bash launch/local.sh -n PROCESSES [-d DEVICES] -- [COMMAND] FLAGS of imagen-video COMMAND
 #
-# for example
+# COMMAND is train if there is none. For example
 #
 #   bash launch/local.sh -n 2 -- --config configs/stages/base.py:tiny --workdir runs/base
+#   bash launch/local.sh -n 2 -- sample --prompt "a red circle moving left on a white background" --out samples
 #
 #   -n PROCESSES   how many processes
 #   -d DEVICES     CPU devices of each (1)
@@ -33,6 +34,7 @@ done
 [[ $processes =~ ^[1-9][0-9]*$ ]] || mistake "-n '$processes' is not a number of processes"
 [[ $devices =~ ^[1-9][0-9]*$ ]] || mistake "-d '$devices' is not a number of devices"
 [[ $# -gt 0 ]] || mistake "nothing to train: flags of imagen-video train follow --"
+[[ $1 != --* ]] || set -- train "$@"
 
 install_into_venv "[train]"
 logs="${LOCAL_LOGS:-$(mktemp -d)}"
@@ -41,17 +43,17 @@ port="$("$VENV/bin/python" -c 'import socket; s = socket.socket(); s.bind(("", 0
 export JAX_PLATFORMS=cpu JAX_COORDINATOR_ADDRESS="localhost:$port" JAX_NUM_PROCESSES="$processes"
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 
-train=("$VENV/bin/imagen-video" train --distributed "$@")
+work=("$VENV/bin/imagen-video" "$1" --distributed "${@:2}")
 workers=() told="" status=0
 stop() {
   kill -TERM "${workers[@]}" 2>/dev/null || true
 }
 trap 'told=130; stop' INT
 trap 'told=143; stop' TERM
-JAX_PROCESS_ID=0 "${train[@]}" &
+JAX_PROCESS_ID=0 "${work[@]}" &
 workers[0]=$!
 for ((process = 1; process < processes; process++)); do
-  JAX_PROCESS_ID="$process" "${train[@]}" >"$logs/process_$process.log" 2>&1 &
+  JAX_PROCESS_ID="$process" "${work[@]}" >"$logs/process_$process.log" 2>&1 &
   workers[process]=$!
 done
 ((processes == 1)) || echo "output of the other processes: $logs/process_*.log" >&2

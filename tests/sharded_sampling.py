@@ -24,7 +24,7 @@ from imagen_video.cascade.stage_sampler import (
     run_steps,
     sample_stage,
 )
-from imagen_video.cascade.weights import placed
+from imagen_video.cascade.weights import on_devices
 from imagen_video.diffusion.thresholding import DynamicThreshold
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sharding.layout import ShardingConfig, make_layout
@@ -64,7 +64,7 @@ def main(name, context, shape):
         low_res = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape), jnp.float32)
     given = dict(text_emb=text_emb, text_mask=jnp.asarray(text_mask), low_res=low_res, keys=keys)
     *_, alone = sample_stage(model, sampling, **given)
-    spread = placed(model, layout)
+    spread = dataclasses.replace(model, layout=layout)
     *_, shared = sample_stage(spread, sampling, **given)
 
     own = given | {"keys": sampling_keys.fold_in_name(keys, stage.name)}
@@ -74,7 +74,7 @@ def main(name, context, shape):
     program = run_steps.lower(
         stage,
         sampling,
-        spread.params,
+        on_devices(spread),
         noise,
         jnp.int32(1),
         cond=cond,

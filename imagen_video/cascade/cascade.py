@@ -19,6 +19,7 @@ from imagen_video.cascade.stage_sampler import sample_stage
 from imagen_video.cascade.weights import StageModel
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.sampler import SamplerState
+from imagen_video.sharding import processes
 from imagen_video.text.text_model import TextModel
 from imagen_video.video_io import to_uint8
 
@@ -203,6 +204,8 @@ class Cascade:
     ) -> list[StageResult]:
         """As `sample`, but returns every stage's clips, and can be interrupted and gone on with.
 
+        The processes of a job call it together, and all return the clips.
+
         Args:
           prompts: as in `sample`.
           seeds: likewise.
@@ -228,7 +231,10 @@ class Cascade:
         )
         if len(keys) != len(prompts):
             raise ValueError(f"seeds: {len(keys)} given for {len(prompts)} prompts")
-        text_emb, text_mask = self.text.embed(prompts)
+        # From the first process, so that all condition on the same bits.
+        text = processes.arrays_from_first(
+            lambda: dict(zip(("emb", "mask"), self.text.embed(prompts)))
+        )
         results: list[StageResult] = []
         for model in models:
             name = model.stage.name
@@ -242,8 +248,8 @@ class Cascade:
                 states = sample_stage(
                     model,
                     sampling,
-                    text_emb=text_emb,
-                    text_mask=jnp.asarray(text_mask),
+                    text_emb=jnp.asarray(text["emb"]),
+                    text_mask=jnp.asarray(text["mask"]),
                     low_res=results[-1].clips if results else None,
                     keys=keys,
                     state=state,
@@ -253,7 +259,7 @@ class Cascade:
                     step = int(state.step)
                     if store is not None and step < sampling.num_steps and step % save_every == 0:
                         store.save_state(name, state)
-                clips = jax.block_until_ready(state.z)
+                clips = jax.block_until_ready(processes.whole(state.z))
                 seconds = time.perf_counter() - started
                 if store is not None:
                     store.save_clip(name, clips)

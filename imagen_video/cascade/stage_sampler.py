@@ -11,12 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from imagen_video.array_types import Conditioning, Video
 from imagen_video.cascade.stage import Sampling, Stage, denoise_fn, low_res_condition
-from imagen_video.cascade.weights import StageModel
+from imagen_video.cascade.weights import StageModel, on_devices
 from imagen_video.diffusion.guidance import guided
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.sampler import Sampler, SamplerState
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
+from imagen_video.sharding.processes import to_devices
 
 
 def make_sampler(stage: Stage, sampling: Sampling) -> Sampler:
@@ -133,10 +134,14 @@ def sample_stage(
     """
     stage, layout = model.stage, model.layout
     keys = sampling_keys.fold_in_name(keys, stage.name)
+    params = on_devices(model)
     given = (text_emb, text_mask, low_res, keys)
     if layout is not None:
         # Small, or (low_res) from a stage that may lie on the devices in another way.
-        given = jax.device_put(given, layout.replicated)
+        given = to_devices(given, jax.tree.map(lambda _: layout.replicated, given))
+        if state is not None:
+            pixels = layout.sharding(axes.PIXELS, state.z.shape)
+            state = to_devices(state, SamplerState(z=pixels, step=layout.replicated))
     text_emb, text_mask, low_res, keys = given
     cond = make_conditioning(
         stage,
@@ -149,8 +154,6 @@ def sample_stage(
     )
     if state is None:
         state = make_noise(stage, sampling, keys, layout=layout)
-    run = functools.partial(
-        run_steps, stage, sampling, model.params, cond=cond, keys=keys, layout=layout
-    )
+    run = functools.partial(run_steps, stage, sampling, params, cond=cond, keys=keys, layout=layout)
     sampler = make_sampler(stage, sampling)
     yield from sampler.drive(state, run=run, steps_per_call=steps_per_call)

@@ -1,4 +1,7 @@
-"""Keeps a sampling run's finished stages and half-done stage in a folder, so that it can go on."""
+"""Keeps a sampling run's finished stages and half-done stage in a folder, so that it can go on.
+
+The folder is the first process's; the others of its job are given what it reads.
+"""
 
 import dataclasses
 import pathlib
@@ -10,6 +13,7 @@ import numpy as np
 from imagen_video.array_types import Video
 from imagen_video.files import atomic_path
 from imagen_video.sampling.sampler import SamplerState
+from imagen_video.sharding import processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,34 +31,46 @@ class DirectoryStore:
 
     def load_clip(self, stage: str) -> Video | None:
         """Returns the finished clips of `stage`, or None."""
-        read = _read(self.root / f"{stage}.npz", ("clip",))
+        read = _read_by_first(self.root / f"{stage}.npz", ("clip",))
         return None if read is None else jnp.asarray(read["clip"])
 
     def save_clip(self, stage: str, clip: Video) -> None:
         """Keeps finished clips and drops the state that led to them."""
-        _write(self.root / f"{stage}.npz", {"clip": clip})
-        (self.root / f"{stage}.state.npz").unlink(missing_ok=True)
+        _written_by_first(self.root / f"{stage}.npz", {"clip": clip})
+        if processes.is_first():
+            (self.root / f"{stage}.state.npz").unlink(missing_ok=True)
 
     def load_state(self, stage: str) -> SamplerState | None:
         """Returns the sampler's last kept state in `stage`, or None."""
-        read = _read(self.root / f"{stage}.state.npz", ("z", "step"))
+        read = _read_by_first(self.root / f"{stage}.state.npz", ("z", "step"))
         if read is None:
             return None
         return SamplerState(z=jnp.asarray(read["z"]), step=jnp.asarray(read["step"]))
 
     def save_state(self, stage: str, state: SamplerState) -> None:
         """Keeps the sampler's state, in place of the one before."""
-        _write(self.root / f"{stage}.state.npz", {"z": state.z, "step": state.step})
+        state = {"z": state.z, "step": state.step}
+        _written_by_first(self.root / f"{stage}.state.npz", state)
 
     def clear(self) -> None:
         """Removes the folder."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _written_by_first(path: pathlib.Path, arrays: dict) -> None:
+    arrays = {name: processes.whole(value) for name, value in arrays.items()}
+    processes.from_first(lambda: _write(path, arrays))
 
 
 def _write(path: pathlib.Path, arrays: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part, open(part, "wb") as file:
         np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+
+
+def _read_by_first(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    return processes.arrays_from_first(lambda: _read(path, names))
 
 
 def _read(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:

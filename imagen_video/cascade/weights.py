@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from imagen_video import records
 from imagen_video.cascade.stage import Stage, stage_param_axes, stage_param_shapes
 from imagen_video.files import atomic_path
+from imagen_video.sharding import processes
 from imagen_video.sharding.layout import Layout
 
 METADATA_KEY = "imagen_video"
@@ -25,11 +26,14 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StageModel:
-    """A stage with parameters, ready to sample.
+    """A stage with parameters in the host's memory.
+
+    They are on devices only while the stage is sampled, so that a chip needs room for the largest
+    stage of a cascade and not for all of them.
 
     Attributes:
       stage: what the parameters are of.
-      params: nested dict of arrays in the stage's `sample_param_dtype`.
+      params: nested dict of numpy arrays in the stage's `sample_param_dtype`.
       text_digest: names the tokenizer and encoder that the stage was trained with.
       layout: how parameters and clips are spread over devices; None for one device.
     """
@@ -44,7 +48,6 @@ class StageModel:
         """Names stage and parameters, to the bit: equal digests mean equal samples."""
         digest = hashlib.sha256(json.dumps(records.to_dict(self.stage), sort_keys=True).encode())
         for name, value in sorted(_flat(self.params).items()):
-            value = np.asarray(value)
             digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
         return digest.hexdigest()
 
@@ -72,16 +75,16 @@ def make_stage_model(stage: Stage, params: Mapping[str, Any], *, text_digest: st
     """
     check_params(stage, params)
     dtype = jnp.dtype(stage.sample_param_dtype)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), dict(params))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype, copy=False), dict(params))
     return StageModel(stage=stage, params=params, text_digest=text_digest)
 
 
-def placed(model: StageModel, layout: Layout | None) -> StageModel:
-    """Returns the model with its parameters on the devices of `layout`; None changes nothing."""
-    if layout is None:
-        return model
-    shardings = layout.params(stage_param_axes(model.stage), model.params)
-    return dataclasses.replace(model, params=jax.device_put(model.params, shardings), layout=layout)
+def on_devices(model: StageModel) -> Any:
+    """Returns the model's parameters where its layout has them, on one device without a layout."""
+    if model.layout is None:
+        return jax.device_put(model.params)
+    shardings = model.layout.params(stage_param_axes(model.stage), model.params)
+    return processes.to_devices(model.params, shardings)
 
 
 def save_stage(

@@ -2,42 +2,51 @@
 
 Leaves NAME.mp4 and a contact sheet NAME.png for every sample, and manifest.json, in --out. Without
 --config and --weights it samples the small demonstration cascade inside this package.
+With --distributed the processes of a job share every clip; the first one writes --out.
 """
 
 from absl import flags
 
+from imagen_video.cli import distributed, prompt_flags
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
-from imagen_video.data.captions import read_lines
 from imagen_video.files import local_path
 
 
 def define(flag_values: CommandFlags) -> None:
-    """Defines the prompts, the weights, and how to sample."""
+    """Defines the prompts, the weights, how to sample, and on what."""
     fv = {"flag_values": flag_values}
-    flags.DEFINE_multi_string("prompt", [], "What the video shows; may be given again.", **fv)
-    flags.DEFINE_string("prompts", None, "A text file with one prompt a line.", **fv)
+    prompt_flags.define(flag_values)
     flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
     flags.DEFINE_string("through", None, "Stop after this stage.", **fv)
     flags.DEFINE_integer("seed", 0, "Sample k of every prompt has the noise of (seed, k).", **fv)
     flags.DEFINE_integer("num_samples", 1, "Samples of each prompt.", **fv)
     flags.DEFINE_bool("save_stages", False, "Keep each stage's clip as NAME.STAGE.mp4.", **fv)
-    flags.DEFINE_bool(
-        "offload_text", False, "Free the text encoder's memory before the first stage.", **fv
-    )
+    flags.DEFINE_bool("offload_text", False, "Free the text encoder's memory early on.", **fv)
     flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
+    flags.DEFINE_string(
+        "slice",
+        None,
+        "The TPU slice that samples, such as v5e:4x4: takes the stages' recipes from"
+        " configs/recipes.py, where there are some.",
+        **fv,
+    )
     define_sampling_flags(flag_values)
+    distributed.define(flag_values)
 
 
 def run(flag_values: CommandFlags) -> None:
     """Samples and writes the folder."""
-    out, prompts = local_path(flag_values.out), _prompts(flag_values)
+    out, prompts = local_path(flag_values.out), prompt_flags.prompts(flag_values)
+    distributed.join(flag_values)
     # Imported once the flags are known to be right: jax takes seconds.
     from imagen_video.cascade.sampling_run import SampleRequest, run_request
     from imagen_video.cli.compilation_cache import use_compilation_cache
     from imagen_video.cli.demo_note import note_unknown_prompts
     from imagen_video.cli.progress_bars import ProgressBars
+    from imagen_video.cli.recipe_shardings import recipe_shardings
     from imagen_video.loading import load_cascade
+    from imagen_video.sharding.processes import is_first
 
     use_compilation_cache()
     request = SampleRequest(
@@ -51,6 +60,7 @@ def run(flag_values: CommandFlags) -> None:
         flag_values.config,
         weights=flag_values.weights,
         through=flag_values.through,
+        sharding=recipe_shardings(flag_values.slice),
         distilled=flag_values.distilled,
         guidance=flag_values.guidance,
     )
@@ -64,16 +74,7 @@ def run(flag_values: CommandFlags) -> None:
             save_every=flag_values.save_every,
             save_stages=flag_values.save_stages,
             offload_text=flag_values.offload_text,
-            progress=bars,
+            progress=bars if is_first() else None,
         )
-    for sample in manifest["samples"]:
+    for sample in manifest["samples"] if is_first() else ():
         print(out / sample["video"])
-
-
-def _prompts(flag_values: CommandFlags) -> tuple[str, ...]:
-    prompts = list(flag_values.prompt)
-    if flag_values.prompts is not None:
-        prompts += [line.strip() for line in read_lines(flag_values.prompts)]
-    if not prompts:
-        raise ValueError("no prompts: give --prompt TEXT, or --prompts FILE with one a line")
-    return tuple(prompts)

@@ -1,0 +1,105 @@
+"""The processes of one job: what they agree on, and whole arrays to and from their devices.
+
+Every function here must be called by all processes, in the same order. Alone, a process does what
+one would do without them.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# What goes wrong on the first process and is every process's business.
+REPORTED = (ValueError, OSError)
+
+
+def is_first() -> bool:
+    """Whether this process owns the files of the job and speaks for it."""
+    return jax.process_index() == 0
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """Returns to all processes what `make` returned to the first; the others do not call it.
+
+    Args:
+      make: returns JSON values.
+
+    Raises:
+      ValueError: on all processes, with the message of a ValueError or OSError of `make`; on the
+        first one it is that error itself.
+    """
+    if jax.process_count() == 1:
+        return make()
+    answer, failure = {}, None
+    if is_first():
+        try:
+            answer = {"value": make()}
+        except REPORTED as error:
+            answer, failure = {"error": str(error)}, error
+    answer = json.loads(_bytes_of_first(json.dumps(answer).encode()))
+    if failure is not None:
+        raise failure
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer["value"]
+
+
+def arrays_from_first(make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """As `from_first`, of arrays by name; numpy arrays on the processes that did not make them."""
+    if jax.process_count() == 1:
+        return make()
+    arrays: dict[str, np.ndarray] = {}
+
+    def described():
+        made = make()
+        if made is None:
+            return None
+        arrays.update({name: np.asarray(value) for name, value in made.items()})
+        return {name: [value.shape, value.dtype.name] for name, value in arrays.items()}
+
+    description = from_first(described)
+    if description is None:
+        return None
+    if not is_first():
+        arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in description.items()}
+    return {
+        name: np.asarray(multihost_utils.broadcast_one_to_all(arrays[name])) for name in description
+    }
+
+
+def to_devices(values: Any, shardings: Any) -> Any:
+    """Places whole arrays on devices; each process takes the parts of its own from its copy.
+
+    Args:
+      values: a tree of arrays, equal on all processes.
+      shardings: the same tree of shardings.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(values, shardings)
+
+    def place(value, sharding):
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(value), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(place, values, shardings)
+
+
+def whole(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """Returns an array whose every element this process can read."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _bytes_of_first(content: bytes) -> bytes:
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    buffer = np.zeros(size, np.uint8)
+    if is_first():
+        buffer[:] = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).astype(np.uint8).tobytes()
