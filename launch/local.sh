@@ -33,7 +33,7 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $processes =~ ^[1-9][0-9]*$ ]] || mistake "-n '$processes' is not a number of processes"
 [[ $devices =~ ^[1-9][0-9]*$ ]] || mistake "-d '$devices' is not a number of devices"
-[[ $# -gt 0 ]] || mistake "nothing to train: flags of imagen-video train follow --"
+[[ $# -gt 0 ]] || mistake "nothing to run: flags of imagen-video train, or another command, follow --"
 [[ $1 != --* ]] || set -- train "$@"
 
 install_into_venv "[train]"

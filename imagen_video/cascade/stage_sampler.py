@@ -17,7 +17,7 @@ from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.sampler import Sampler, SamplerState
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
-from imagen_video.sharding.processes import to_devices
+from imagen_video.sharding.processes import placed
 
 
 def make_sampler(stage: Stage, sampling: Sampling) -> Sampler:
@@ -138,10 +138,10 @@ def sample_stage(
     given = (text_emb, text_mask, low_res, keys)
     if layout is not None:
         # Small, or (low_res) from a stage that may lie on the devices in another way.
-        given = to_devices(given, jax.tree.map(lambda _: layout.replicated, given))
+        given = placed(given, jax.tree.map(lambda _: layout.replicated, given))
         if state is not None:
             pixels = layout.sharding(axes.PIXELS, state.z.shape)
-            state = to_devices(state, SamplerState(z=pixels, step=layout.replicated))
+            state = placed(state, SamplerState(z=pixels, step=layout.replicated))
     text_emb, text_mask, low_res, keys = given
     cond = make_conditioning(
         stage,

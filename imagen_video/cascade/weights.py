@@ -84,7 +84,7 @@ def on_devices(model: StageModel) -> Any:
     if model.layout is None:
         return jax.device_put(model.params)
     shardings = model.layout.params(stage_param_axes(model.stage), model.params)
-    return processes.to_devices(model.params, shardings)
+    return processes.placed(model.params, shardings)
 
 
 def save_stage(

@@ -22,7 +22,7 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_integer("seed", 0, "Sample k of every prompt has the noise of (seed, k).", **fv)
     flags.DEFINE_integer("num_samples", 1, "Samples of each prompt.", **fv)
     flags.DEFINE_bool("save_stages", False, "Keep each stage's clip as NAME.STAGE.mp4.", **fv)
-    flags.DEFINE_bool("offload_text", False, "Free the text encoder's memory early on.", **fv)
+    flags.DEFINE_bool("offload_text", False, "Free the text encoder before the first stage.", **fv)
     flags.DEFINE_integer("save_every", 16, "Sampler steps between savings of the state.", **fv)
     flags.DEFINE_string(
         "slice",

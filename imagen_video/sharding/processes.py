@@ -48,7 +48,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def arrays_from_first(make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """As `from_first`, of arrays by name; numpy arrays on the processes that did not make them."""
+    """As `from_first`, of arrays by name; among several processes all get numpy arrays."""
     if jax.process_count() == 1:
         return make()
     arrays: dict[str, np.ndarray] = {}
@@ -65,13 +65,15 @@ def arrays_from_first(make: Callable[[], dict[str, Any] | None]) -> dict[str, An
         return None
     if not is_first():
         arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in description.items()}
+    # The broadcast is a sum, which makes integers of booleans.
     return {
-        name: np.asarray(multihost_utils.broadcast_one_to_all(arrays[name])) for name in description
+        name: np.asarray(multihost_utils.broadcast_one_to_all(array)).astype(array.dtype)
+        for name, array in arrays.items()
     }
 
 
-def to_devices(values: Any, shardings: Any) -> Any:
-    """Places whole arrays on devices; each process takes the parts of its own from its copy.
+def placed(values: Any, shardings: Any) -> Any:
+    """Returns whole arrays on devices, where each process places the parts that are its own.
 
     Args:
       values: a tree of arrays, equal on all processes.
