@@ -13,23 +13,47 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
+# The same for the two stages of distillation. The README's table says which halvings have been
+# compiled; guided rungs, whose teacher is evaluated twice, too, have not.
+DISTILL_IN_QUARTERS = {
+    "guide": {"v5p:4x4x4": {"guided.microbatches": 4}},
+    "halve": {"v5p:4x4x4": {"halving.microbatches": 4}},
+}
+
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip at a time: 91 of 95 GiB.
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x2": FRAMES},
     },
-    "tsr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x2": FRAMES}},
-    "ssr1": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:2x4": FRAMES}},
+    "tsr1": {
+        "train": {"v5p:4x4x4": QUARTERS},
+        "sample": {"v5e:2x2": FRAMES},
+        **DISTILL_IN_QUARTERS,
+    },
+    "ssr1": {
+        "train": {"v5p:4x4x4": QUARTERS},
+        "sample": {"v5e:2x4": FRAMES},
+        **DISTILL_IN_QUARTERS,
+    },
     "ssr2": {
         "train": {"v5p:4x4x4": QUARTERS},
         # On 16 chips, 2 frames each, XLA pads and reorders small batches.
         "sample": {"v5e:2x4": FRAMES},
+        **DISTILL_IN_QUARTERS,
     },
-    "tsr2": {"train": {"v5p:4x4x4": QUARTERS}, "sample": {"v5e:4x4": FRAMES}},
-    "tsr3": {"sample": {"v5e:4x4": FRAMES}},
+    "tsr2": {
+        "train": {"v5p:4x4x4": QUARTERS},
+        "sample": {"v5e:4x4": FRAMES},
+        **DISTILL_IN_QUARTERS,
+    },
+    "tsr3": {
+        "train": {"v5p:4x4x4": QUARTERS},
+        "sample": {"v5e:4x4": FRAMES},
+        **DISTILL_IN_QUARTERS,
+    },
     "ssr3": {
-        # Two rows of 16 frames of 256x256 on a chip at a time. Not compiled with projected skips.
+        # Two rows of 16 frames of 256x256 on a chip at a time.
         "train": {"v5e:16x16": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
     },

@@ -157,11 +157,11 @@ def define_config(
 
 
 def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.ConfigDict:
-    """Returns a stage's config with the recipe of `--slice`, the command line's overrides on top.
+    """Returns the config with the recipe of `--slice`, the command line's overrides on top.
 
     Args:
       flag_values: parsed, with --config and --slice.
-      program: "train" or "sample"; there are no recipes for others.
+      program: of `in_recipe`.
 
     Raises:
       ValueError: a recipe names no field of the config, or one of another type.
@@ -184,17 +184,21 @@ def in_recipe(
     """Returns a stage's config with the recipe of its program on a slice, if there is one.
 
     Args:
-      config: of the stage.
-      program: "train" or "sample".
+      config: of the stage, or of its distillation.
+      program: "train" or "sample"; of a distillation "guide" or "halve", or "distill" for both.
       slice_name: such as "v5e:4x4".
       keep: dotted paths that the recipe does not touch.
 
     Raises:
       ValueError: a recipe names no field of the config, or one of another type.
     """
-    recipe = load_recipes().get_recipe(config.stage.name, program, slice_name)
+    recipes, stage = load_recipes(), config.stage.name
+    programs = ("guide", "halve") if program == "distill" else (program,)
+    recipe = {}
+    for name in programs:
+        recipe |= recipes.get_recipe(stage, name, slice_name)
     if not recipe:
-        logging.warning("no recipe for %s, %s on %s", config.stage.name, program, slice_name)
+        logging.warning("no recipe for %s, %s on %s", stage, program, slice_name)
     config = config.copy_and_resolve_references()
     for path, value in recipe.items():
         holder, field = _find(config, path)

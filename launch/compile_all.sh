@@ -21,8 +21,12 @@ mkdir -p "$reports"
   report="$reports/$stage-$program-${slice//:/-}.json"
   [[ -s $report ]] && continue
   echo "== $stage $program on $slice" >&2
+  case $program in
+    guide | halve) config="configs/distill.py:$stage" ;;
+    *) config="configs/stages/$stage.py" ;;
+  esac
   code=0
-  "$VENV/bin/imagen-video" compile --config "configs/stages/$stage.py" --program "$program" \
+  "$VENV/bin/imagen-video" compile --config "$config" --program "$program" \
     --slice "$slice" --json "$@" > "$report.part" < /dev/null || code=$?
   # 1: it does not fit, which is a result.
   if ((code > 1)); then

@@ -8,6 +8,7 @@ from imagen_video.cli import compile as compile_command
 from imagen_video.cli.main import main
 from imagen_video.config import CommandFlags, load_recipes, to_record, with_recipe
 from imagen_video.profiling.slices import Slice
+from imagen_video.training.rungs import DistillRun
 from imagen_video.training.stage_run import StageRun
 
 RECIPES = load_recipes().all_recipes()
@@ -22,18 +23,29 @@ def flags_of(*arguments):
 
 @pytest.mark.parametrize("stage, program, where", RECIPES)
 def test_a_recipe_fits_its_slice_and_its_stage(stage, program, where):
-    flag_values = flags_of(
-        f"--config=configs/stages/{stage}.py", f"--program={program}", f"--slice={where}"
-    )
-    plain = to_record(StageRun, flag_values.config)
-    run = to_record(StageRun, with_recipe(flag_values, program=program))
+    rung = {"guide": "guided", "halve": "halving"}.get(program)
+    config = f"configs/distill.py:{stage}" if rung else f"configs/stages/{stage}.py"
+    flag_values = flags_of(f"--config={config}", f"--program={program}", f"--slice={where}")
+    kind = DistillRun if rung else StageRun
+    plain = to_record(kind, flag_values.config)
+    run = to_record(kind, with_recipe(flag_values, program=program))
     assert run != plain
     mesh = run.sharding.mesh.fit(math.prod(Slice.parse(where).shape))
-    if program == "train":
-        rows = mesh.data * mesh.fsdp * run.train.microbatches
-        assert run.train.batch_size % rows == 0
+    if program != "sample":
+        train = getattr(run, rung or "train")
+        rows = mesh.data * mesh.fsdp * train.microbatches
+        assert train.batch_size % rows == 0
     if run.sharding.context == "frames":
         assert run.stage.output.frames % mesh.context == 0
+
+
+def test_distillation_takes_the_recipes_of_both_its_stages():
+    flag_values = flags_of(
+        "--config=configs/distill.py:tsr2", "--program=halve", "--slice=v5p:4x4x4"
+    )
+    config = with_recipe(flag_values, program="distill")
+    assert flag_values.config.guided.microbatches == flag_values.config.halving.microbatches == 1
+    assert config.guided.microbatches == config.halving.microbatches == 4
 
 
 def test_the_command_line_wins_over_a_recipe():

@@ -8,11 +8,11 @@ diverges ends the ladder with a message. `imagen-video export --workdir DIR` tak
 from absl import flags
 
 from imagen_video.cli import distributed
-from imagen_video.config import CommandFlags, define_config, to_record
+from imagen_video.config import CommandFlags, define_config, to_record, with_recipe
 
 
 def define(flag_values: CommandFlags) -> None:
-    """Defines --config, --workdir and --distributed."""
+    """Defines --config, --workdir, --slice and --distributed."""
     define_config(
         flag_values,
         required=True,
@@ -25,6 +25,13 @@ def define(flag_values: CommandFlags) -> None:
         "Where the rungs go, local or gs://.",
         flag_values=flag_values,
         required=True,
+    )
+    flags.DEFINE_string(
+        "slice",
+        None,
+        "The TPU slice that distils, such as v5p:4x4x4: takes its recipe from configs/recipes.py,"
+        " where there is one.",
+        flag_values=flag_values,
     )
     distributed.define(flag_values)
 
@@ -39,7 +46,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.training.rungs import DistillRun
     from imagen_video.training.stage_run import run_layout
 
-    distill_run = to_record(DistillRun, flag_values.config)
+    distill_run = to_record(DistillRun, with_recipe(flag_values, program="distill"))
     text = load_run_text(
         distill_run.text,
         num_tokens=distill_run.stage.text_tokens,
