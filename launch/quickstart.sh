@@ -3,9 +3,10 @@
 #
 #   bash launch/quickstart.sh "a large red circle moving left on a white background" [FLAGS]
 #
-# Makes .venv and installs the project on the first run, then samples the built-in cascade. FLAGS go
-# to `imagen-video sample` (see `imagen-video sample --help`). The video is written under samples/ in
-# the current folder, unless --out says otherwise.
+# Makes .venv and installs the project on the first run, then samples the built-in cascade, by its
+# distilled students. FLAGS go to `imagen-video sample` (see `imagen-video sample --help`); any that
+# says which weights or how to sample leaves the students to --distilled. The video is written under
+# samples/ in the current folder, unless --out says otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -16,10 +17,17 @@ fi
 prompt="$1"
 shift
 
-out="" before=""
+out="" before="" students=--distilled
 for argument in "$@"; do
   case "$argument" in --out=* | -out=*) out="${argument#*=}" ;; esac
   case "$before" in --out | -out) out="$argument" ;; esac
+  flag="${argument%%=*}"
+  [[ $flag == --* ]] || flag="-$flag"
+  case "$flag" in
+    --weights | --config | --steps | --guidance | --thresholding)
+      students=--nodistilled
+      ;;
+  esac
   before="$argument"
 done
 if [[ -z $out ]]; then
@@ -33,7 +41,7 @@ if [[ -z $out ]]; then
 fi
 
 install_into_venv
-"$VENV/bin/imagen-video" sample "--prompt=$prompt" "$@"
+"$VENV/bin/imagen-video" sample "--prompt=$prompt" "$students" "$@"
 
 for video in "$out"/*.mp4; do
   echo "video: $video"
