@@ -8,6 +8,7 @@ from absl import logging
 from etils import epath
 
 from imagen_video.cascade.weights import load_stage
+from imagen_video.sharding.processes import placed
 from imagen_video.training.checkpoints import check_fit, restore_params
 from imagen_video.training.state import Params, TrainState
 
@@ -27,6 +28,7 @@ def params_of(source: str, *, like: Params) -> Params:
         # Exported in fewer bits and cast to what sampling takes: trained on in float32.
         params = jax.tree.map(lambda p: p.astype(jnp.float32), load_stage(source).params)
         check_fit(params, like, where=source)
+        params = placed(params, jax.tree.map(lambda x: x.sharding, like))
     else:
         params, _ = restore_params(str(epath.Path(source) / "checkpoints"), like=like)
     logging.info("starting from the parameters of %s", source)

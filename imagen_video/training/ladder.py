@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from etils import epath
 from flax import traverse_util
@@ -19,6 +20,7 @@ from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axe
 from imagen_video.cascade.weights import load_stage
 from imagen_video.files import held
 from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.processes import is_first, placed
 from imagen_video.training import ladder_files
 from imagen_video.training.distillation import distillation_loss
 from imagen_video.training.export import restore_stage
@@ -79,7 +81,7 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
             if found is None:
                 where = run.teacher if before is None else str(root / before.name)
                 teacher_params = _restore(where, rung.teacher, text=text, layout=layout)
-            if jax.process_index() == 0:
+            if is_first():
                 if before is None:  # nothing is made for a teacher that does not fit
                     alone.enter_context(held(workdir))
                 ladder_files.write_ladder(root, [rung.name for rung in rungs])
@@ -161,7 +163,7 @@ def _climb(
         sample_difference=_finite(difference),
         skipped=int(state.skipped),
     )
-    if jax.process_index() == 0:
+    if is_first():
         ladder_files.write_evaluation(folder, records.to_dict(result))
     return result
 
@@ -195,7 +197,10 @@ def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -
     shardings = None if layout is None else layout.params(stage_param_axes(stage), like)
     if path.endswith(".safetensors"):
         model = load_stage(path)
-        stored, params, digest = model.stage, model.params, model.text_digest
+        stored, digest = model.stage, model.text_digest
+        # Cast on the host: a stage of full size is whole on no device.
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), model.params)
+        params = params if shardings is None else placed(params, shardings)
     else:
         if shardings is not None:
             like = jax.tree.map(
@@ -212,8 +217,7 @@ def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -
         )
     for field in TRAINED_FIELDS:
         _check_field(path, stored, stage, field)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-    return params if shardings is None else jax.device_put(params, shardings)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
 
 
 def _check_field(path: str, stored: Stage, stage: Stage, field: str) -> None:

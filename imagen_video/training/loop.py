@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from imagen_video.files import held
+from imagen_video.sharding.processes import is_first
 from imagen_video.training.checkpoints import Checkpoints
 from imagen_video.training.init_from import params_of, with_params
 from imagen_video.training.metric_writer import MetricWriter
@@ -157,10 +158,9 @@ def train(
         batch_sharding=batch_sharding,
         frozen_shardings=[jax.tree.map(lambda x: x.sharding, tree) for tree in frozen],
     )
-    is_first = jax.process_index() == 0
     root = epath.Path(workdir)
     with (
-        held(workdir) if is_first else contextlib.nullcontext(),
+        held(workdir) if is_first() else contextlib.nullcontext(),
         Checkpoints(
             str(root / "checkpoints"), keep=config.keep, keep_every=config.keep_every
         ) as checkpoints,
@@ -177,15 +177,15 @@ def train(
             batches.set_state(data)
             logging.info("going on from step %d", int(state.step))
         start = int(state.step)
-        if is_first and run_config is not None:
+        if is_first() and run_config is not None:
             # Whole or not at all, in a bucket too: a run goes on only from a config it can read.
             part = root / ".config.json.part"
             part.write_text(json.dumps(run_config, indent=2) + "\n")
             part.replace(root / "config.json")
 
         with (
-            MetricWriter(workdir, start_step=start, enabled=is_first) as writer,
-            Progress(start=start, total=config.num_steps, enabled=is_first) as progress,
+            MetricWriter(workdir, start_step=start, enabled=is_first()) as writer,
+            Progress(start=start, total=config.num_steps, enabled=is_first()) as progress,
             StopSignal() as stop,
         ):
             reports = _Reports(config, start, writer, progress)
