@@ -13,8 +13,7 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
-# The same for the two stages of distillation. The README's table says which halvings have been
-# compiled; guided rungs, whose teacher is evaluated twice, too, have not.
+# The same for the two stages of distillation. The README's table says which have been compiled.
 DISTILL_IN_QUARTERS = {
     "guide": {"v5p:4x4x4": {"guided.microbatches": 4}},
     "halve": {"v5p:4x4x4": {"halving.microbatches": 4}},
