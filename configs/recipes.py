@@ -3,8 +3,9 @@
     imagen-video train --config configs/stages/ssr3.py --slice v5e:16x16 ...
 
 A recipe is fields by dotted path; flags of the command line win over it. A slice that no recipe
-names is run with the config as it is: rows and parameters cut over all chips. Recipes are compiled
-for their slices (`bash launch/compile_all.sh DIR`; figures in the README); none has run on one.
+names is run with the config as it is: rows and parameters cut over all chips. The README's table
+says which have been compiled for their slices (`bash launch/compile_all.sh DIR` compiles all); none
+has run on one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
@@ -13,7 +14,7 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
-# The same for the two stages of distillation. The README's table says which have been compiled.
+# The same for the two stages of distillation.
 DISTILL_IN_QUARTERS = {
     "guide": {"v5p:4x4x4": {"guided.microbatches": 4}},
     "halve": {"v5p:4x4x4": {"halving.microbatches": 4}},
