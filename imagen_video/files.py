@@ -1,11 +1,15 @@
-"""Paths on a disk, files that appear whole or not at all, and folders that one run holds."""
+"""Paths on a disk or in a bucket, files that appear whole or not at all, folders one run holds."""
 
 import contextlib
 import os
 import pathlib
+import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
+
+from etils import epath
 
 try:
     import fcntl
@@ -20,11 +24,26 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
       ValueError: it is a URL, such as gs://bucket/name, which would be a folder `gs:`; or empty, as
         an unset variable of the shell is, which would be the working directory.
     """
-    if not os.fspath(path):
-        raise ValueError("a file or folder has an empty name")
-    if "://" in str(path):
+    if "://" in _named(path):
         raise ValueError(f"{path}: must be a path on a disk of this machine, or a mounted one")
     return pathlib.Path(path)
+
+
+def any_path(path: str | os.PathLike) -> epath.Path:
+    """Returns what may lie on a disk or in a bucket of Cloud Storage, gs://BUCKET/NAME.
+
+    Raises:
+      ValueError: it is another URL, or empty.
+    """
+    if "://" in _named(path) and not re.match("gs://[^/:]", os.fspath(path)):
+        raise ValueError(f"{path}: must be a path on a disk, or gs://BUCKET/NAME")
+    return epath.Path(path)
+
+
+def _named(path: str | os.PathLike) -> str:
+    if not os.fspath(path):
+        raise ValueError("a file or folder has an empty name")
+    return os.fspath(path)
 
 
 @contextlib.contextmanager
@@ -34,7 +53,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     The name is always the same, so that a run killed outright is cleared up by its successor; two
     processes must not write one path at a time. A file may be read by all who may read a new file:
     safetensors, for one, leaves its own to their owner.
+
+    What shall lie in a bucket is written on this machine's disk first, and must be a file. It is
+    uploaded under the hidden name: an upload that is broken off may leave the part that came.
     """
+    if "://" in os.fspath(path):
+        with tempfile.TemporaryDirectory() as folder:
+            written = pathlib.Path(folder) / epath.Path(path).name
+            yield written
+            _upload(written, epath.Path(path))
+        return
     path = pathlib.Path(path)
     part = path.with_name(f".{path.name}.part")
     _remove(part)
@@ -94,6 +122,16 @@ def _locked(handle: int) -> bool:
     else:
         return False
     return True
+
+
+def _upload(file: pathlib.Path, path: epath.Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        epath.Path(file).copy(part, overwrite=True)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -18,10 +18,11 @@ import re
 import av
 import av.filter
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
-from imagen_video.files import atomic_path
+from imagen_video.files import any_path, atomic_path, local_path
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -89,7 +90,8 @@ def write_clip(path: str | os.PathLike, frames: Frames, *, fps: float | int | No
     """Writes frames as the name says: .mp4, .gif, .png (one frame), else a new folder of .png.
 
     Args:
-      path: where to; its folder must exist. A file of that name is replaced, a folder is not.
+      path: where to, local or, one file, gs://; its folder must exist. A file of that name is
+        replaced, a folder is not.
       frames: uint8 [f h w 3].
       fps: frames per second, needed by .mp4 and .gif. A gif counts hundredths of a second, so its
         frames may be early or late by half of one.
@@ -100,7 +102,7 @@ def write_clip(path: str | os.PathLike, frames: Frames, *, fps: float | int | No
         exists.
       OSError: the place cannot be written to.
     """
-    path = pathlib.Path(path)
+    path = any_path(path)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(
             f"{path}: frames must be uint8 [f h w 3], got {frames.dtype} {frames.shape}"
@@ -129,7 +131,7 @@ def write_clip(path: str | os.PathLike, frames: Frames, *, fps: float | int | No
     elif path.exists():
         raise ValueError(f"{path}: exists already")
     else:
-        with atomic_path(path) as part:
+        with atomic_path(local_path(path)) as part:
             part.mkdir()
             for i, pixels in enumerate(frames):
                 Image.fromarray(pixels).save(part / f"{i:05d}.png", format="PNG")
@@ -141,7 +143,7 @@ def write_image(path: str | os.PathLike, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(part, format="PNG")
 
 
-def _write_mp4(path: pathlib.Path, frames: Frames, rate: fractions.Fraction) -> None:
+def _write_mp4(path: epath.Path, frames: Frames, rate: fractions.Fraction) -> None:
     _, height, width, _ = frames.shape
     with atomic_path(path) as part, _muxer(part, "mp4", movflags="+faststart") as file:
         stream = file.add_stream("libx264", rate=rate, options=_X264)
@@ -158,7 +160,7 @@ def _write_mp4(path: pathlib.Path, frames: Frames, rate: fractions.Fraction) -> 
         file.mux(stream.encode())
 
 
-def _write_gif(path: pathlib.Path, frames: Frames, rate: fractions.Fraction) -> None:
+def _write_gif(path: epath.Path, frames: Frames, rate: fractions.Fraction) -> None:
     _, height, width, _ = frames.shape
     with atomic_path(path) as part, _muxer(part, "gif") as file:
         stream = file.add_stream("gif", rate=rate)

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from memory_bucket import Buckets, buckets
 from safetensors.numpy import save_file
 
 from imagen_video import files
-from imagen_video.files import atomic_path, held
+from imagen_video.files import any_path, atomic_path, held
 
 
 def test_an_interrupted_write_keeps_what_was_there(tmp_path):
@@ -22,6 +23,33 @@ def test_an_interrupted_write_keeps_what_was_there(tmp_path):
     with atomic_path(path) as part:
         part.write_text("after")
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("breaks", ["writing", "uploading", "renaming"])
+def test_what_breaks_off_leaves_a_bucket_as_it_was(monkeypatch, breaks):
+    def broken(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    path = "gs://bucket/folder/clip.mp4"
+    with buckets() as store:
+        with atomic_path(path) as part:
+            part.write_text("before")
+        assert set(store) == {"/bucket/folder/clip.mp4"}
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if breaks == "uploading":
+                patch.setattr(Buckets, "open", broken)
+            if breaks == "renaming":
+                patch.setattr(Buckets, "cp_file", broken)
+            with atomic_path(path) as part:
+                part.write_text("half")
+                if breaks == "writing":
+                    raise KeyboardInterrupt
+        assert {name: file.getvalue() for name, file in store.items()} == {
+            "/bucket/folder/clip.mp4": b"before"
+        }
+        with atomic_path(path) as part:
+            part.write_text("after")
+        assert any_path(path).read_text() == "after" and len(store) == 1
 
 
 def test_others_may_read_what_they_may_read_of_a_new_file(tmp_path):

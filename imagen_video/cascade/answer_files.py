@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from imagen_video.cascade.cascade import StageResult
 from imagen_video.contact_sheet import contact_sheet
@@ -25,7 +25,7 @@ class Sample:
     name: str
 
 
-def finished(path: pathlib.Path, digest: str) -> dict[str, Any] | None:
+def finished(path: epath.Path, digest: str) -> dict[str, Any] | None:
     """Returns the manifest of this very request, where it has been answered already.
 
     Raises:
@@ -43,7 +43,7 @@ def finished(path: pathlib.Path, digest: str) -> dict[str, Any] | None:
     return manifest
 
 
-def check_files(out: pathlib.Path, entries: list[dict[str, Any]], *, save_stages: bool) -> None:
+def check_files(out: epath.Path, entries: list[dict[str, Any]], *, save_stages: bool) -> None:
     """Raises ValueError where a file that a finished request left, or should have, is not there."""
     for entry in entries:
         if save_stages and "stages" not in entry:
@@ -56,7 +56,7 @@ def check_files(out: pathlib.Path, entries: list[dict[str, Any]], *, save_stages
 
 
 def write_samples(
-    out: pathlib.Path,
+    out: epath.Path,
     batch: list[Sample],
     results: list[StageResult],
     *,
@@ -95,7 +95,7 @@ def write_samples(
     return entries
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with atomic_path(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n")

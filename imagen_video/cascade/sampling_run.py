@@ -9,12 +9,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 import imagen_video
 from imagen_video import records
@@ -30,7 +30,7 @@ from imagen_video.cascade.cascade import Cascade, Progress
 from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.store import DirectoryStore
-from imagen_video.files import held
+from imagen_video.files import any_path, held
 from imagen_video.sharding.processes import from_first
 from imagen_video.text.text_model import TextModel
 
@@ -65,7 +65,7 @@ class SampleRequest:
 def run_request(
     cascade: Cascade,
     request: SampleRequest,
-    out: pathlib.Path,
+    out: epath.PathLike,
     *,
     batch_size: int = 4,
     save_every: int = 16,
@@ -78,7 +78,7 @@ def run_request(
     Args:
       cascade: stages and text model.
       request: what to sample.
-      out: folder for NAME.mp4, NAME.png and manifest.json.
+      out: folder for NAME.mp4, NAME.png and manifest.json, on a disk or in a bucket (gs://).
       batch_size: videos sampled at a time.
       save_every: sampler steps between savings of the state.
       save_stages: whether each stage's clip is written too, as NAME.STAGE.mp4.
@@ -94,6 +94,7 @@ def run_request(
     if save_every < 1:
         raise ValueError(f"save_every: {save_every} is below 1")
     digest = _digest(cascade, request, batch_size)
+    out = any_path(out)
     kept = out / f".unfinished-{digest[:12]}"
 
     def answered() -> dict[str, Any] | None:
@@ -146,8 +147,8 @@ def _sampled(
     request: SampleRequest,
     batch: list[Sample],
     *,
-    out: pathlib.Path,
-    kept: pathlib.Path,
+    out: epath.Path,
+    kept: epath.Path,
     save_every: int,
     save_stages: bool,
     progress: Progress | None,
@@ -189,10 +190,10 @@ def _sampled(
 
 
 def check_request(
-    cascade: Cascade, request: SampleRequest, out: pathlib.Path, *, batch_size: int = 4
+    cascade: Cascade, request: SampleRequest, out: epath.PathLike, *, batch_size: int = 4
 ) -> None:
     """Raises the ValueError that `run_request` would raise before it samples; writes nothing."""
-    finished(out / MANIFEST, _digest(cascade, request, batch_size))
+    finished(any_path(out) / MANIFEST, _digest(cascade, request, batch_size))
 
 
 def _digest(cascade: Cascade, request: SampleRequest, batch_size: int) -> str:

@@ -10,14 +10,14 @@ from absl import flags
 from imagen_video.cli import distributed, prompt_flags
 from imagen_video.cli.sampling_flags import define_sampling_flags, make_options
 from imagen_video.config import CommandFlags
-from imagen_video.files import local_path
+from imagen_video.files import any_path
 
 
 def define(flag_values: CommandFlags) -> None:
     """Defines the prompts, the weights, how to sample, and on what."""
     fv = {"flag_values": flag_values}
     prompt_flags.define(flag_values)
-    flags.DEFINE_string("out", None, "Folder for the results.", required=True, **fv)
+    flags.DEFINE_string("out", None, "Folder for the results, local or gs://.", required=True, **fv)
     flags.DEFINE_string("through", None, "Stop after this stage.", **fv)
     flags.DEFINE_integer("seed", 0, "Sample k of every prompt has the noise of (seed, k).", **fv)
     flags.DEFINE_integer("num_samples", 1, "Samples of each prompt.", **fv)
@@ -37,7 +37,7 @@ def define(flag_values: CommandFlags) -> None:
 
 def run(flag_values: CommandFlags) -> None:
     """Samples and writes the folder."""
-    out, prompts = local_path(flag_values.out), prompt_flags.prompts(flag_values)
+    out, prompts = any_path(flag_values.out), prompt_flags.prompts(flag_values)
     distributed.join(flag_values)
     # Imported once the flags are known to be right: jax takes seconds.
     from imagen_video.cascade.sampling_run import SampleRequest, run_request

@@ -7,7 +7,9 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from imagen_video.files import local_path
+from etils import epath
+
+from imagen_video.files import any_path, local_path
 
 FIELD = "caption"
 
@@ -45,18 +47,18 @@ def read_captions(path: str, *, field: str = FIELD) -> Iterator[str]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a UTF-8 text file of any name, empty ones passed over.
+    """Yields the lines of a UTF-8 text file of any name, local or gs://, empty ones passed over.
 
     Raises:
       ValueError: naming file and line: it is not UTF-8.
       OSError: it cannot be read.
     """
-    return (line for _, line in _lines(local_path(path)) if line.strip())
+    return (line for _, line in _lines(any_path(path)) if line.strip())
 
 
-def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
+def _lines(file: epath.PathLike) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends. Only line feeds end one: captions may hold the others."""
-    with open(file, "rb") as opened:
+    with epath.Path(file).open("rb") as opened:
         for number, line in enumerate(opened, start=1):
             try:
                 # Some editors begin a file with a byte order mark.

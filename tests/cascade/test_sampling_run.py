@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from memory_bucket import buckets
 from micro_cascade import STAGES, TOKENS, TSR1, cascade, text_model
 
 from imagen_video.cascade.embedded_prompts import embed_and_free
@@ -172,6 +173,41 @@ def test_an_interrupted_request_goes_on_to_the_same_bytes(tmp_path, answered, st
     assert {k: v for k, v in contents(tmp_path).items() if k != "manifest.json"} == {
         k: v for k, v in contents(out).items() if k != "manifest.json"
     }
+
+
+@pytest.mark.parametrize("broken", [("tsr1", 3), None], ids=["killed", "undisturbed"])
+def test_a_bucket_gets_the_bytes_that_a_folder_gets(answered, broken):
+    out, manifest = answered
+    url, steps = "gs://videos/a/b", []
+
+    def progress(*, stage, step, num_steps):
+        steps.append((stage, step))
+        if steps.count(broken) == 1 and steps[-1] == broken:
+            raise InterruptedRunError
+
+    def run():
+        arguments = {"batch_size": 2, "save_every": 1, "save_stages": True}
+        return run_request(cascade(), REQUEST, url, progress=progress, **arguments)
+
+    def in_bucket():
+        return {name.removeprefix("/videos/a/b/"): file.getvalue() for name, file in store.items()}
+
+    with buckets() as store:
+        if broken:
+            with pytest.raises(InterruptedRunError):
+                run()
+            assert any(".unfinished" in name for name in in_bucket())
+            before = len(steps)
+            result = run()
+            assert steps[before : before + 2] == [("tsr1", 2), ("tsr1", 3)]
+        else:
+            result = run()
+        left = in_bucket()
+        assert run() == result and in_bucket() == left
+    assert timeless(result) == timeless(manifest) == timeless(json.loads(left["manifest.json"]))
+    expected = contents(out)
+    assert left.keys() == expected.keys()
+    assert all(left[name] == expected[name] for name in left if name != "manifest.json")
 
 
 def test_another_request_into_the_same_folder_is_refused(answered):

@@ -1,4 +1,4 @@
-"""A bucket's URL where a folder must be on a disk: said at once, and no folder `gs:` is left."""
+"""A URL where a path must be on a disk: said at once, and no folder `gs:` is left."""
 
 import pathlib
 
@@ -13,8 +13,6 @@ URL = "gs://bucket/name"
 @pytest.mark.parametrize(
     "command",
     [
-        ["sample", "--prompt=a red circle", f"--out={URL}"],
-        ["sample", f"--prompts={URL}", "--out=out"],
         ["evaluate", f"--out={URL}"],
         ["export", "--workdir=run", f"--out={URL}"],
         ["embed-text", CONFIG, f"--out={URL}"],
@@ -27,4 +25,17 @@ def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
     assert main(command) == 2
     line = f"imagen-video: {URL}: must be a path on a disk of this machine, or a mounted one\n"
     assert capsys.readouterr().err == line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/name", "gs://", "gs:///name"])
+def test_of_urls_sampling_knows_those_of_cloud_storage(tmp_path, monkeypatch, capsys, url):
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ["sample", "--prompt=a red circle", f"--out={url}"],
+        ["sample", f"--prompts={url}", "--out=out"],
+    ):
+        assert main(command) == 2
+        line = f"imagen-video: {url}: must be a path on a disk, or gs://BUCKET/NAME\n"
+        assert capsys.readouterr().err == line
     assert not list(tmp_path.iterdir())

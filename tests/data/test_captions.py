@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from memory_bucket import buckets
 
 from imagen_video.data.captioned_shapes.builder import CaptionedShapes, CaptionedShapesConfig
-from imagen_video.data.captions import read_captions
+from imagen_video.data.captions import read_captions, read_lines
+from imagen_video.files import any_path
 
 # Spaces at the ends, quotes, commas, a line separator that is no line feed, letters beyond ASCII.
 CAPTIONS = [" a red circle ", 'the word "JUMP", twice', "une étoile\u2028bleue", "赤い円", "🎈"]
@@ -56,6 +58,12 @@ def test_a_text_file_of_windows_with_empty_lines(tmp_path):
     path = tmp_path / "captions.txt"
     path.write_bytes(b"\xef\xbb\xbfa red circle\r\n\r\n  \r\na blue star\r\n")
     assert list(read_captions(str(path))) == ["a red circle", "a blue star"]
+
+
+def test_lines_may_lie_in_a_bucket():
+    with buckets():
+        any_path("gs://bucket/prompts").write_text("a red circle\n\na blue star\n")
+        assert list(read_lines("gs://bucket/prompts")) == ["a red circle", "a blue star"]
 
 
 def test_half_a_surrogate_pair_in_json_is_a_caption(tmp_path):
