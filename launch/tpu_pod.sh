@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
-# Trains one stage on a Cloud TPU slice, from asking for the slice to deleting it:
+# Trains, distills or samples on a Cloud TPU slice, from asking for the slice to deleting it:
 #
 #   bash launch/tpu_pod.sh --config FILE[:SIZE] --workdir gs://... --slice SLICE --zone ZONE
 #     [OPTIONS] [-- FLAGS of imagen-video train]
+#   bash launch/tpu_pod.sh --command sample --out gs://... --slice SLICE --zone ZONE
+#     [OPTIONS] -- FLAGS of imagen-video sample
 #
 # for example
 #
 #   bash launch/tpu_pod.sh --config configs/stages/base.py --workdir gs://bucket/base \
 #     --slice v5p:4x4x4 --zone us-east5-a --spot -- --config.train.num_steps=500000
+#   bash launch/tpu_pod.sh --command sample --out gs://bucket/videos --slice v5e:4x4 \
+#     --zone us-west4-a -- --weights gs://bucket --prompt "a red circle moving left"
 #
-# Creates a queued resource, waits for it, installs this working tree on all workers, trains, and
-# deletes the resource: at the end, after a failure, and after Ctrl-C, which first lets the training
-# save a checkpoint. A slice that is preempted or lost is replaced, and the training goes on from its
-# last checkpoint. A training that fails by itself is not repeated: the end of its log is shown.
+# Creates a queued resource, waits for it, installs this working tree on all workers, runs the command,
+# and deletes the resource: at the end, after a failure, and after Ctrl-C, which first lets a training
+# save a checkpoint. A slice that is preempted or lost is replaced, and the command goes on from its
+# last checkpoint. A command that fails by itself is not repeated: the end of its log is shown.
 #
-#   --config FILE[:SIZE]      what to train, a file of this repository
-#   --workdir gs://...        where checkpoints and metrics go
-#   --slice SLICE             v4, v5e, v5p or v6e with a topology; the config holds a recipe for it
+#   --command COMMAND         train (the default), distill or sample
+#   --config FILE[:SIZE]      of the command, a file of this repository; sample needs none
+#   --workdir gs://...        where checkpoints and metrics of train and distill go
+#   --out gs://...            where the videos of sample go
+#   --slice SLICE             v4, v5e, v5p or v6e with a topology; recipes for it are taken
 #   --zone ZONE               where to ask for the slice
 #   --project PROJECT         gcloud's default project if not given
-#   --name NAME               of the resource and its VM; imagen-video-STAGE if not given
+#   --name NAME               of the resource and its VM; imagen-video-STAGE or the like if not
+#                             given
 #   --spot, --reserved        capacity; on demand if neither is given
 #   --runtime_version IMAGE   of the VMs; the one for the generation if not given
 #   --git URL                 install from there, not from this working tree,
@@ -34,8 +41,7 @@
 #
 # Needs gcloud, logged in, with its key in the agent: ssh-add ~/.ssh/google_compute_engine
 #
-# Exit code: 0 trained to the end, 2 a mistake in the options or the config, the training's own if it
-# failed, 130 or 143 stopped, 1 all else.
+# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or 143 stopped, 1 all else.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 here="$(dirname "${BASH_SOURCE[0]}")"
@@ -43,15 +49,15 @@ source "$here/environment.sh"
 source "$here/options.sh"
 source "$here/commands.sh"
 source "$here/slices.sh"
-source "$here/training.sh"
+source "$here/job.sh"
 source "$here/worker_logs.sh"
 
 zone="" project="" runtime_version="" git="" ref="main" spot="" reserved="" keep="" max_retries=10
 create_flag=() ssh_flag=()
-read_options "config= workdir= slice= zone= project= name= spot reserved runtime_version= git= ref= \
+read_options "command= config= workdir= out= slice= zone= project= name= spot reserved runtime_version= git= ref= \
 logs= max_retries= poll_seconds= create_flag[]= ssh_flag[]= keep dry_run" "$@"
-require_options config workdir slice zone
-complete_training
+require_options slice zone
+complete_slice
 [[ -n $git ]] || check_config_is_here
 [[ -z $spot || -z $reserved ]] || mistake "--spot and --reserved exclude each other"
 check_whole_number max_retries
@@ -60,7 +66,7 @@ accelerator="$(accelerator_type "$slice")"
 
 LOST=75            # exit code of a step that the slice was lost under
 attempt="$logs"    # where the output of this attempt goes
-asked="" trains="" # whether there may be a slice, and a training on it
+asked="" runs="" # whether there may be a slice, and the command on it
 
 place=(--zone="$zone" ${project:+--project="$project"})
 resource=(gcloud compute tpus queued-resources)
@@ -76,7 +82,7 @@ copy=("${vm[@]}" scp "$logs/source.tar.gz" "$name:imagen-video.tar.gz" "${place[
 # A connection to a machine that is gone ends after minutes, not after hours.
 on_workers=("${vm[@]}" ssh "$name" "${place[@]}" --worker=all --quiet
   --ssh-flag=-oConnectTimeout=20 --ssh-flag=-oServerAliveInterval=30 "${ssh_flag[@]}")
-training="$(quoted bash imagen-video/launch/worker.sh train "${flags[@]}")"
+work="$(quoted bash imagen-video/launch/worker.sh run "$command" "${flags[@]}")"
 
 main() {
   local lost=0 status
@@ -87,7 +93,7 @@ main() {
   while :; do
     begin_attempt
     status=0
-    train_on_a_slice || status=$?
+    run_on_a_slice || status=$?
     [[ $status -eq $LOST ]] || return "$status"
     if ((++lost > max_retries)); then
       note "gave up after $lost lost slices (--max_retries $max_retries)"
@@ -99,8 +105,8 @@ main() {
   done
 }
 
-train_on_a_slice() {
-  create_slice && wait_for_slice && install_project && train
+run_on_a_slice() {
+  create_slice && wait_for_slice && install_project && run_command
 }
 
 begin_attempt() {
@@ -111,8 +117,8 @@ begin_attempt() {
 }
 
 clean_up() {
-  if [[ -n $trains ]]; then
-    note "stopping the training, which first saves a checkpoint"
+  if [[ -n $runs ]]; then
+    note "stopping $command; a training first saves a checkpoint"
     within 300 follow_lines "bash imagen-video/launch/worker.sh stop" || true
   fi
   if [[ -n $asked && -n $keep ]]; then
@@ -247,26 +253,26 @@ bash imagen-video/launch/worker.sh install" || status=$?
   return 1
 }
 
-train() {
+run_command() {
   local status=0
   if [[ -n $dry_run ]]; then
-    quoted "${on_workers[@]}" --command="$training"
+    quoted "${on_workers[@]}" --command="$work"
     return
   fi
-  note "training"
-  trains=yes
-  train_to_its_end || status=$?
-  trains=""
+  note "$command begins"
+  runs=yes
+  run_to_its_end || status=$?
+  runs=""
   return "$status"
 }
 
-# Follows the training, again after a broken connection. Returns 0, LOST or the training's own status.
-train_to_its_end() {
+# Follows the command, again after a broken connection. Returns 0, LOST or the command's own status.
+run_to_its_end() {
   local failure lines broken=0
   while :; do
     lines="$(lines_so_far)"
-    if follow_training; then
-      note "trained to the end"
+    if follow_command; then
+      note "$command is done"
       return
     fi
     failure="$(first_failure "$attempt")"
@@ -283,15 +289,15 @@ train_to_its_end() {
       note "cannot reach the workers, see $attempt/gcloud.log"
       return 1
     fi
-    note "the connection broke; the training goes on, and is followed again"
+    note "the connection broke; $command goes on, and is followed again"
   done
-  note "the training failed with exit code ${failure##* } on ${failure%% *}"
+  note "$command failed with exit code ${failure##* } on ${failure%% *}"
   show_last_lines "$attempt" "${failure%% *}"
   return "${failure##* }"
 }
 
-follow_training() {
-  begin follow_lines "$training"
+follow_command() {
+  begin follow_lines "$work"
   while pause && kill -0 "$background" 2>/dev/null; do
     if is_lost "$(slice_state)"; then
       cancel

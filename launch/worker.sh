@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What tpu_pod.sh runs on every worker of a slice:
 #
-#   bash launch/worker.sh install        makes .venv and installs into it
-#   bash launch/worker.sh train FLAGS    starts `imagen-video train FLAGS` and follows it
-#   bash launch/worker.sh stop           ends it, by which it saves a checkpoint, and follows that
+#   bash launch/worker.sh install              makes .venv and installs into it
+#   bash launch/worker.sh run COMMAND FLAGS    starts `imagen-video COMMAND FLAGS` and follows it
+#   bash launch/worker.sh stop                 ends it, by which a training saves a checkpoint, and
+#                                              follows that
 #
-# The training does not hang on the connection that started it. "train" a second time, which is what
+# The command does not hang on the connection that started it. "run" a second time, which is what
 # gcloud does after a broken connection, follows the one that runs. To follow is to print its output
 # from the beginning as WORKER:LINE:TEXT, at its end WORKER:exit:STATUS, and to exit with STATUS.
 set -euo pipefail
@@ -14,7 +15,7 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/environment.sh"
 source "$here/commands.sh"
 cd "$ROOT"
-RUN="runs/train"
+RUN="runs/command"
 
 install() {
   if ! (find_python) >/dev/null 2>&1; then
@@ -27,7 +28,7 @@ install() {
   install_into_venv "[tpu,train]"
 }
 
-train() {
+run() {
   mkdir -p "$(dirname "$RUN")"
   if mkdir "$RUN" 2>/dev/null; then
     : >"$RUN/log"
@@ -40,8 +41,8 @@ attend() {
   echo "$$" >"$RUN/attendant"
   # When the machine goes down all processes get SIGTERM; this one has an exit status to write.
   trap : TERM
-  "$VENV/bin/imagen-video" train "$@" >>"$RUN/log" 2>&1 &
-  echo "$!" >"$RUN/training"
+  "$VENV/bin/imagen-video" "$@" >>"$RUN/log" 2>&1 &
+  echo "$!" >"$RUN/process"
   local status=0
   outlast "$!" || status=$?
   echo "$status" >"$RUN/exit"
@@ -49,8 +50,8 @@ attend() {
 
 stop() {
   [[ -d $RUN ]] || return 0
-  until [[ -s $RUN/training ]]; do sleep 0.1; done
-  kill -TERM "$(<"$RUN/training")" 2>/dev/null || true
+  until [[ -s $RUN/process ]]; do sleep 0.1; done
+  kill -TERM "$(<"$RUN/process")" 2>/dev/null || true
   follow
 }
 
@@ -74,6 +75,6 @@ worker_number() {
 }
 
 case "${1:-}" in
-  install | train | attend | stop) "$@" ;;
+  install | run | attend | stop) "$@" ;;
   *) fail "worker.sh has no '${1:-}'" ;;
 esac

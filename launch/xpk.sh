@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Trains one stage on a TPU slice of a GKE cluster, through xpk:
+# Trains, distills or samples on a TPU slice of a GKE cluster, through xpk:
 #
 #   bash launch/xpk.sh --config FILE[:SIZE] --workdir gs://... --slice SLICE --cluster CLUSTER
 #     [OPTIONS] [-- FLAGS of imagen-video train]
+#   bash launch/xpk.sh --command sample --out gs://... --slice SLICE --cluster CLUSTER
+#     [OPTIONS] -- FLAGS of imagen-video sample
 #
 # for example
 #
@@ -10,18 +12,20 @@
 #     --slice v5p:4x4x4 --cluster tpus -- --config.train.num_steps=500000
 #
 # Creates a workload, waits for its end, collects its logs and deletes it: at the end, after a
-# failure, and after Ctrl-C, which first lets the training save a checkpoint. The cluster is one that
+# failure, and after Ctrl-C, which first lets a training save a checkpoint. The cluster is one that
 # `xpk cluster create` made, with node pools of that slice. When a node is preempted or fails, the
-# cluster starts the workload again, and the training goes on from its last checkpoint. A training
+# cluster starts the workload again, and the command goes on from its last checkpoint. A command
 # that fails by itself is not repeated: the end of its log is shown.
 #
-#   --config FILE[:SIZE]        what to train, a file of this repository
-#   --workdir gs://...          where checkpoints and metrics go
-#   --slice SLICE               v4, v5e, v5p or v6e with a topology; the config holds a recipe for it
+#   --command COMMAND           train (the default), distill or sample
+#   --config FILE[:SIZE]        of the command, a file of this repository; sample needs none
+#   --workdir gs://...          where checkpoints and metrics of train and distill go
+#   --out gs://...              where the videos of sample go
+#   --slice SLICE               v4, v5e, v5p or v6e with a topology; recipes for it are taken
 #   --cluster CLUSTER           where to run
 #   --project PROJECT           of the cluster; gcloud's default if not given
 #   --zone ZONE                 of the cluster; gcloud's default if not given
-#   --name NAME                 of the workload; imagen-video-STAGE if not given
+#   --name NAME                 of the workload; imagen-video-STAGE or the like if not given
 #   --base_docker_image IMAGE   gets this working tree and installs it at the start (python:3.12)
 #   --docker_image IMAGE        has the project installed; is run instead, as it is
 #   --logs FOLDER               where output goes, one file a pod (runs/NAME)
@@ -35,8 +39,7 @@
 #
 # Needs xpk, gcloud and kubectl, logged in, and docker for --base_docker_image.
 #
-# Exit code: 0 trained to the end, 2 a mistake in the options or the config, the training's own if it
-# failed, 130 or 143 stopped, 1 all else.
+# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or 143 stopped, 1 all else.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 here="$(dirname "${BASH_SOURCE[0]}")"
@@ -44,16 +47,16 @@ source "$here/environment.sh"
 source "$here/options.sh"
 source "$here/commands.sh"
 source "$here/slices.sh"
-source "$here/training.sh"
+source "$here/job.sh"
 source "$here/worker_logs.sh"
 
 cluster="" project="" zone="" docker_image="" base_docker_image="" restart_on="" keep=""
 max_retries=10 poll_seconds=60
 create_flag=()
-read_options "config= workdir= slice= cluster= project= zone= name= base_docker_image= docker_image= \
+read_options "command= config= workdir= out= slice= cluster= project= zone= name= base_docker_image= docker_image= \
 logs= max_retries= restart_on= poll_seconds= create_flag[]= keep dry_run" "$@"
-require_options config workdir slice cluster
-complete_training
+require_options slice cluster
+complete_slice
 check_config_is_here
 [[ -z $docker_image || -z $base_docker_image ]] ||
   mistake "--docker_image and --base_docker_image exclude each other"
@@ -65,18 +68,18 @@ check_seconds poll_seconds
 accelerator="$(accelerator_type "$slice")"
 
 # exec, because xpk hands SIGTERM to the process that it started and to none below it.
-training="exec $(quoted imagen-video train "${flags[@]}")"
+work="exec $(quoted imagen-video "$command" "${flags[@]}")"
 if [[ -n $docker_image ]]; then
   image=(--docker-image="$docker_image")
 else
   image=(--base-docker-image="${base_docker_image:-python:3.12}" --script-dir="$logs/source")
-  training="python -m pip install --quiet '.[tpu,train]' && $training"
+  work="python -m pip install --quiet '.[tpu,train]' && $work"
 fi
 place=(--cluster="$cluster" ${project:+--project="$project"} ${zone:+--zone="$zone"})
 create=(xpk workload create "${place[@]}" --workload="$name" --tpu-type="$accelerator"
   --num-slices=1 "${image[@]}" --max-restarts="$max_retries"
   ${restart_on:+--restart-on-exit-codes="$restart_on"} --termination-grace-period-seconds=120
-  "${create_flag[@]}" --command="$training")
+  "${create_flag[@]}" --command="$work")
 list=(xpk workload list "${place[@]}" --filter-by-job="$name")
 # Comes back after a second: 0 succeeded, 124 not yet ended, 125 failed.
 look=(xpk workload list "${place[@]}" --wait-for-job-completion="$name" --timeout=1)
@@ -96,7 +99,7 @@ main() {
   fi
   [[ -n $docker_image ]] || copy_source
   create_workload
-  train
+  run_command
 }
 
 check_name_is_free() {
@@ -125,7 +128,7 @@ create_workload() {
   run "$logs/xpk.log" "${create[@]}" || return 1
 }
 
-train() {
+run_command() {
   local status=0 failure
   if [[ -n $dry_run ]]; then
     quoted "${read_logs[@]}" --follow
@@ -139,10 +142,10 @@ train() {
   collect_logs --follow=false
   failure="$(first_failure "$logs")"
   case "$status" in
-    0) note "trained to the end" ;;
+    0) note "$command is done" ;;
     125)
       [[ -n $failure ]] || failure="none 1"
-      note "the training failed with exit code ${failure##* }"
+      note "$command failed with exit code ${failure##* }"
       show_last_lines "$logs" "${failure%% *}"
       return "${failure##* }"
       ;;

@@ -11,8 +11,8 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     root, machine = folder / "checkout", folder / "machine"
     shutil.copytree(LAUNCH, root / "launch")
-    stages = [f"configs/stages/{stage}.py" for stage in STAGES]
-    for file in ("README.md", "pyproject.toml", "setup.py", "imagen_video/__init__.py", *stages):
+    configs = ["configs/distill.py", *(f"configs/stages/{stage}.py" for stage in STAGES)]
+    for file in ("README.md", "pyproject.toml", "setup.py", "imagen_video/__init__.py", *configs):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).touch()
     shutil.copytree(HERE / "standins" / "machine", machine)

@@ -12,6 +12,7 @@ import pytest
 from launch_checkout import LAUNCH, POD, SLURM, XPK, status_of
 
 CASCADE = ("train_cascade.sh", "--workdir=gs://b", "--slice=v4:2x2x1")
+PLACE = ("tpu_pod.sh", "--slice=v4:2x2x1", "--zone=us-central2-b")
 SCRIPTS = ("tpu_pod.sh", "xpk.sh", "slurm.sbatch", "train_cascade.sh")
 SHELLCHECK = shutil.which("shellcheck") or shutil.which(
     "shellcheck", path=pathlib.Path(sys.executable).parent
@@ -53,10 +54,16 @@ def test_help_explains_every_option(checkout, script):
         ([*POD, "--max_retries=many"], "--max_retries 'many' is not a whole number"),
         ([*POD, "--poll_seconds=1m"], "--poll_seconds '1m' is not a number"),
         (POD[:3], "--slice is missing"),
+        ([*POD, "--command=export"], "--command 'export' is not train, distill or sample"),
+        ([*POD, "--out=gs://b"], "--out is for --command sample; train has --workdir"),
+        ([*POD, "--command=sample"], "--out is missing"),
+        ([*POD, "--command=sample", "--out=gs://b"], "--workdir is for train and distill"),
+        ([*PLACE, "--command=sample", "--out=/b"], "--out '/b' is not in Cloud Storage"),
         (XPK[:4], "--cluster is missing"),
         ([*XPK, "--docker_image=a", "--base_docker_image=b"], "exclude each other"),
         ([*XPK, "--logs=my runs"], "takes no spaces or quotes"),
         (SLURM[:2], "--workdir is missing"),
+        ([*SLURM, "--command=sample", "--out=/b"], "--workdir is for train and distill"),
         (SLURM, "needs Slurm"),
         (["train_cascade.sh", "--slice=v4:2x2x1"], "--workdir is missing"),
         (["train_cascade.sh", "--workdir=gs://b", "--slice=base=v4:2x2x1"], "missing for tsr1"),

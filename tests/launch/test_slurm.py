@@ -41,6 +41,14 @@ def test_slurm_installs_what_opens_a_bucket_for_a_work_directory_there(checkout)
     assert (checkout.ledger / "installed").read_text() == "[cuda,gcs,train]\n"
 
 
+def test_slurm_samples(checkout):
+    sampling = ["--out", "gs://bucket/videos", "--distributed", "--prompt", "a red circle"]
+    result = checkout.run(SLURM[0], "--command=sample", *sampling[:2], "--", *sampling[3:], **JOB)
+    assert status_of(result) == 0
+    assert checkout.trainings() == [["sample", *sampling]]
+    assert (checkout.ledger / "installed").read_text() == "[cuda,gcs,train]\n"
+
+
 @pytest.mark.parametrize(
     "plan, arguments, status, requeued",
     [

@@ -43,6 +43,29 @@ def test_pod_trains_and_runs_what_dry_run_prints(checkout):
     assert not checkout.slices()
 
 
+def test_pod_samples_and_a_lost_slice_goes_on(checkout):
+    checkout.plan(workers=2, attempts=[{"end": "preempt"}, {}])
+    script, slice = "tpu_pod.sh", "--slice=v5e:4x4"
+    place = ["--zone=us-west4-a", "--poll_seconds=0.02", slice]
+    flags = ["--weights", "gs://bucket/cascade", "--prompt", "it's a red circle"]
+    command = ["--command=sample", "--out=gs://bucket/videos"]
+    result = checkout.run(script, *command, *place, "--", *flags)
+    assert status_of(result) == 0
+    sampling = ["sample", "--out", "gs://bucket/videos", "--slice", "v5e:4x4", "--distributed"]
+    assert checkout.trainings() == [[*sampling, *flags]] * 4
+    assert "sample is done" in result.stderr and not checkout.slices()
+    assert [call[5] for call in checkout.calls("create")] == ["imagen-video-sample"] * 2
+
+
+def test_pod_distills_under_a_name_of_the_ladder(checkout):
+    arguments = ["--command=distill", "--config=configs/distill.py:base,full", "--dry_run"]
+    printed = commands_of(checkout.run(*POD[:1], *arguments, *POD[2:]))
+    assert printed[1][5] == "imagen-video-distill-base-full"
+    (work,) = [line for line in printed if any("worker.sh run" in word for word in line)]
+    distilling = "run distill --config configs/distill.py:base,full --workdir gs://bucket/base"
+    assert distilling in flag(work, "--command")
+
+
 def test_pod_replaces_lost_slices_and_the_training_goes_on(checkout):
     checkout.plan(
         workers=2,
@@ -104,7 +127,7 @@ def test_pod_after_a_step_that_fails(checkout, plan, complaint, deleted):
 
 def test_pod_follows_again_after_a_broken_connection_and_loses_no_line(checkout):
     checkout.plan(
-        workers=2, fail={"train": ["break", "break"]}, attempts=[{"steps": 9, "seconds": 0.08}]
+        workers=2, fail={"run": ["break", "break"]}, attempts=[{"steps": 9, "seconds": 0.08}]
     )
     result = checkout.run(*POD)
     assert status_of(result) == 0

@@ -42,6 +42,17 @@ def test_xpk_trains_and_runs_what_dry_run_prints(checkout):
     assert result.stdout.count("step 1") == 1
 
 
+def test_xpk_samples(checkout):
+    place = ["--slice=v5e:4x4", "--cluster=tpus", "--out=gs://bucket/videos"]
+    flags = ["--weights", "gs://bucket/cascade", "--prompt", "it's a red circle"]
+    arguments = ["--command=sample", *place, "--dry_run", "--", *flags]
+    (create,) = [c for c in commands_of(checkout.run("xpk.sh", *arguments)) if "create" in c]
+    command = shlex.split(flag(create, "--command"))
+    sampling = ["sample", "--out", "gs://bucket/videos", "--slice", "v5e:4x4", "--distributed"]
+    assert command[8:] == ["imagen-video", *sampling, *flags]
+    assert flag(create, "--workload") == "imagen-video-sample"
+
+
 def test_xpk_follows_restarts_and_reports_a_training_that_fails(checkout):
     first = {pod(0): ["step 1", "step 2", "EXIT_CODE=143"], pod(1): ["EXIT_CODE=134"]}
     again = {pod(0, 1): ["step 3"], pod(1, 1): []}
