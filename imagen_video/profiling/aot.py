@@ -63,7 +63,7 @@ class CompiledProgram:
       repeated: `tflops` of all chips over the model's.
       collective_gib: sent, by kind of collective.
       seconds: the compiler's estimate, its loops run as often as they say.
-      waiting_seconds: the part of them in which a collective is waited for.
+      seconds_of: the parts of them, by what they go into, as in `schedule.Cost`.
       share_of_peak: model FLOPs over what the chips could do in these seconds, in bfloat16.
       ceiling: the same, if only convolutions and dot products took time, each as when compiled
         alone; None if not asked for.
@@ -75,7 +75,7 @@ class CompiledProgram:
     repeated: float
     collective_gib: Mapping[str, float]
     seconds: float
-    waiting_seconds: float
+    seconds_of: Mapping[str, float]
     share_of_peak: float
     ceiling: float | None
 
@@ -163,7 +163,7 @@ def compile_program(
             repeated=cost.flops * chips / program.model_flops,
             collective_gib={kind: sent / GIB for kind, sent in cost.collective_bytes.items()},
             seconds=cost.seconds,
-            waiting_seconds=cost.waiting,
+            seconds_of=cost.seconds_of,
             share_of_peak=peak_seconds / cost.seconds,
             ceiling=None if alone is None else peak_seconds / alone,
         ),

@@ -13,6 +13,9 @@ def report_lines(report: dict) -> str:
             lines.append(f"  {name.replace('_', ' '):<18} {value:>10.4g}")
         elif name == "collective_gib":
             lines += [f"  {kind:<18} {gib:>10.4g} GiB" for kind, gib in value.items()]
+        elif name == "seconds_of":
+            whole = sum(value.values())
+            lines += [f"    {kind:<16} {part / whole:>10.0%}" for kind, part in value.items()]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from imagen_video.profiling.hlo import Computation, Instruction, Program, trip_count
 from imagen_video.profiling.products import Convolution, convolution
 from imagen_video.profiling.slices import Chip
+from imagen_video.profiling.work import kind_of_work
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
@@ -28,15 +29,19 @@ class Cost:
     Attributes:
       flops: of convolutions and dot products, 2 per multiply-add, without padding.
       collective_bytes: sent, by kind of collective, each done as a ring.
-      seconds: from the first instruction to the last: the compiler's estimate for each, and the
-        waiting for copies and collectives, which take what the chip's nominal bandwidths say.
-      waiting: the part of `seconds` in which a collective is waited for.
+      seconds_of: what the time from the first instruction to the last goes into: the compiler's
+        estimate of each instruction by `Work`, and "waiting for memory" and "waiting for network",
+        for copies and collectives, which take what the chip's nominal bandwidths say.
     """
 
     flops: int
     collective_bytes: Mapping[str, int]
-    seconds: float
-    waiting: float
+    seconds_of: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """From the first instruction to the last."""
+        return sum(self.seconds_of.values())
 
 
 def program_cost(program: Program, chip: Chip) -> Cost:
@@ -60,8 +65,7 @@ def program_cost(program: Program, chip: Chip) -> Cost:
     return Cost(
         flops=flops,
         collective_bytes=dict(sent),
-        seconds=clock.now,
-        waiting=clock.waiting,
+        seconds_of=dict(clock.spent.most_common()),
     )
 
 
@@ -143,8 +147,8 @@ class _Clock:
 
     def __init__(self, program: Program, chip: Chip):
         self._program, self._chip = program, chip
-        self.now = 0.0
-        self.waiting = 0.0
+        self.spent: Counter[str] = Counter()  # seconds, by what they go into
+        self._now = 0.0
         self._free = {"memory": 0.0, "network": 0.0}
 
     def run(self, where: Computation) -> None:
@@ -161,31 +165,36 @@ class _Clock:
                 if opcode.endswith("-start"):
                     ready[name] = done
                 else:
-                    self._wait(done, network=True)
+                    self._wait(done, "network")
             elif opcode in ("copy-start", "slice-start"):
                 ready[name] = self._move(
                     "memory", instruction.arrays[0].size / self._chip.hbm_bytes
                 )
             elif opcode.endswith("-done") and instruction.operands[0] in ready:
-                network = opcode.removesuffix("-done") in _KINDS
-                self._wait(ready[instruction.operands[0]], network=network)
+                engine = "network" if opcode.removesuffix("-done") in _KINDS else "memory"
+                self._wait(ready[instruction.operands[0]], engine)
             elif cycles := _CYCLES.search(instruction.attributes):
-                self.now += int(cycles[1]) / self._chip.clock_hz
+                seconds = int(cycles[1]) / self._chip.clock_hz
+                self._spend(seconds, kind_of_work(self._program, instruction))
 
     def _loop(self, loop: Instruction) -> None:
         """Every turn takes as long as the first."""
-        trips, start, waited = _trips(self._program, loop), self.now, self.waiting
+        before = self.spent.copy()
         self.run(_body(self._program, loop))
-        self.now = start + trips * (self.now - start)
-        self.waiting = waited + trips * (self.waiting - waited)
-        self._free = {engine: min(free, self.now) for engine, free in self._free.items()}
+        turn = self.spent - before
+        for kind, seconds in turn.items():
+            self._spend((_trips(self._program, loop) - 1) * seconds, kind)
+        self._free = {engine: min(free, self._now) for engine, free in self._free.items()}
 
     def _move(self, engine: str, seconds: float) -> float:
         """Returns when the data will be there."""
-        self._free[engine] = max(self.now, self._free[engine]) + seconds
+        self._free[engine] = max(self._now, self._free[engine]) + seconds
         return self._free[engine]
 
-    def _wait(self, until: float, *, network: bool) -> None:
-        if until > self.now:
-            self.waiting += (until - self.now) if network else 0.0
-            self.now = until
+    def _wait(self, until: float, engine: str) -> None:
+        if until > self._now:
+            self._spend(until - self._now, f"waiting for {engine}")
+
+    def _spend(self, seconds: float, kind: str) -> None:
+        self._now += seconds
+        self.spent[kind] += seconds

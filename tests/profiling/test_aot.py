@@ -48,7 +48,9 @@ def test_an_sr_stage_is_sampled_by_a_slice(tmp_path):
     assert 0.8 < found["model_tflops"] * 1e12 / stage.flops_per_eval < 1
     assert 1 < compiled["repeated"] < 1.25
     assert list(compiled["collective_gib"]) == ["collective-permute"]
-    assert 0 <= compiled["waiting_seconds"] < compiled["seconds"] < 0.01
+    assert 0 < compiled["seconds"] < 0.01
+    assert {"products", "pointwise", "moves"} < compiled["seconds_of"].keys()
+    assert sum(compiled["seconds_of"].values()) == pytest.approx(compiled["seconds"])
     peak = 4 * 197 * compiled["seconds"]
     assert compiled["share_of_peak"] == pytest.approx(found["model_tflops"] / peak)
     assert compiled["share_of_peak"] < compiled["ceiling"] < 1

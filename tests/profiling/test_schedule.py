@@ -26,7 +26,7 @@ def test_instructions_take_their_cycles_one_after_the_other():
   %a = f32[250]{{0}} copy(%p), {cycles(1000)}
   ROOT %b = f32[250]{{0}} copy(%a), {cycles(500)}""")
     assert found.seconds == pytest.approx(1.5e-3)
-    assert (found.flops, found.waiting, found.collective_bytes) == (0, 0, {})
+    assert (found.flops, found.seconds_of.keys(), found.collective_bytes) == (0, {"moves"}, {})
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_collective_in_flight_costs_what_is_waited_for(between, seconds, waiti
   %d = f32[250]{{0}} collective-permute-done(%s)
   ROOT %b = f32[] copy(%a), {cycles(1000)}""")
     assert found.seconds == pytest.approx(seconds)
-    assert found.waiting == pytest.approx(waiting)
+    assert found.seconds_of.get("waiting for network", 0) == pytest.approx(waiting)
     assert found.collective_bytes == {"collective-permute": 1000}
 
 
@@ -52,8 +52,7 @@ def test_a_copy_from_the_main_memory_is_waited_for_but_is_no_collective():
   %s = (f32[250]{{0:S(1)}}, f32[250]{{0}}, u32[]) copy-start(%p)
   %a = f32[] copy(%p), {cycles(400)}
   ROOT %d = f32[250]{{0:S(1)}} copy-done(%s)""")
-    assert found.seconds == pytest.approx(1e-3)
-    assert found.waiting == 0
+    assert found.seconds_of == pytest.approx({"waiting for memory": 6e-4, "moves": 4e-4})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_bytes_of_a_ring(kind, sent, groups):
   %p = f32[250]{{0}} parameter(0)
   ROOT %r = f32[250]{{0}} {kind}(%p), channel_id=1, {groups}, dimensions={{0}}""")
     assert found.collective_bytes == {kind: sent}
-    assert found.seconds == found.waiting == pytest.approx(sent / 1e5)
+    assert found.seconds_of == pytest.approx({"waiting for network": sent / 1e5})
 
 
 def test_a_collective_spread_over_fusions_is_sent_once():
@@ -137,8 +136,28 @@ def test_a_loop_costs_its_body_times_its_turns_and_nests():
     assert found.flops == 15 * 2 * 4 * 6 * 10
     assert found.collective_bytes == {"all-gather": 15 * 4 * 6 * 4}
     waiting = 15 * 96 / 1e5
-    assert found.waiting == pytest.approx(waiting)
+    assert found.seconds_of.get("waiting for network", 0) == pytest.approx(waiting)
+    assert found.seconds_of["products"] == pytest.approx(15 * 1e-3)
     assert found.seconds == pytest.approx(15 * 1e-3 + waiting)
+
+
+def test_a_fusion_is_known_by_the_weightiest_of_what_is_fused_in_it():
+    def fused(name, *lines):
+        body = "\n".join(f"  %{i} = f32[8]{{0}} {line}" for i, line in enumerate(lines))
+        return f"%{name} (x: f32[8]) -> f32[8] {{\n{body}\n}}"
+
+    move = fused("move", "parameter(0)", "transpose(%0)", "concatenate(%0, %1)")
+    point = fused("point", "parameter(0)", "transpose(%0)", "multiply(%0, %1)")
+    sum_ = fused("sum", "parameter(0)", "multiply(%0, %0)", "reduce(%1)")
+    nest = fused("nest", "parameter(0)", "reduce(%0)", "fusion(%1), calls=%fused")
+    calls = {"move": 100, "point": 200, "sum": 300, "nest": 400}
+    lines = [f"  %{n} = f32[8]{{0}} fusion(%p), calls=%{n}, {cycles(c)}" for n, c in calls.items()]
+    found = cost(
+        "\n".join(["  %p = f32[8]{0} parameter(0)", *lines]), FUSED, move, point, sum_, nest
+    )
+    assert found.seconds_of == pytest.approx(
+        {"moves": 1e-4, "pointwise": 2e-4, "reductions": 3e-4, "products": 4e-4}
+    )
 
 
 @pytest.mark.parametrize(
