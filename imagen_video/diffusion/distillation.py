@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -146,10 +147,14 @@ def progressive_target(
       schedule: time to log-SNR.
     """
     logsnr_t, logsnr_m, logsnr_s = (schedule(time) for time in (grid.t(i), grid.m(i), grid.s(i)))
-    x_t = teacher_x(z_t, logsnr_t)
-    z_m = ddim_step(z_t=z_t, x=x_t, logsnr_s=logsnr_m, logsnr_t=logsnr_t)
-    x_m = teacher_x(z_m, logsnr_m)
-    z_s = ddim_step(z_t=z_m, x=x_m, logsnr_s=logsnr_s, logsnr_t=logsnr_m)
+
+    def step(z: Video, ends: tuple[LogSNR, LogSNR]) -> tuple[Video, Video]:
+        x = teacher_x(z, ends[0])
+        return ddim_step(z_t=z, x=x, logsnr_s=ends[1], logsnr_t=ends[0]), x
+
+    # A loop, so that the teacher's network is compiled once.
+    ends = jnp.stack([logsnr_t, logsnr_m]), jnp.stack([logsnr_m, logsnr_s])
+    z_s, (x_t, x_m) = jax.lax.scan(step, z_t, ends)
     x = x_of_ddim_step(z_s=z_s, z_t=z_t, logsnr_s=logsnr_s, logsnr_t=logsnr_t)
     is_last = expand(grid.t(i), z_t) < 1.5 / grid.num_steps
     return jnp.where(is_last, x_m if grid.jump == 1 else x_t, x)

@@ -33,7 +33,10 @@ READS_W = dataclasses.replace(BASE, unet=dataclasses.replace(BASE.unet, guidance
 
 @pytest.fixture
 def bound(monkeypatch):
-    """Networks are what is given for their parameters; what they are called with is kept."""
+    """Networks are what is given for their parameters; what they are called with is kept.
+
+    Without compilation, so that they are called as often as they are evaluated, with numbers.
+    """
     calls = []
 
     def bind(stage, params, *, layout=None):
@@ -44,7 +47,8 @@ def bound(monkeypatch):
         return denoise
 
     monkeypatch.setattr(distillation, "denoise_fn", bind)
-    return calls
+    with jax.disable_jit():
+        yield calls
 
 
 def with_and_without(z_t, logsnr_t, cond):
