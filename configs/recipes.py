@@ -14,48 +14,54 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
-# The same for the two stages of distillation.
-DISTILL_IN_QUARTERS = {
-    "guide": {"v5p:4x4x4": {"guided.microbatches": 4}},
-    "halve": {"v5p:4x4x4": {"halving.microbatches": 4}},
-}
+
+def distill(slice_name: str, *, microbatches: int) -> dict[str, dict[str, dict[str, object]]]:
+    """Returns the same for the two stages of distillation, the batch in so many parts."""
+    return {
+        "guide": {slice_name: {"guided.microbatches": microbatches}},
+        "halve": {slice_name: {"halving.microbatches": microbatches}},
+    }
+
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip at a time: 91 of 95 GiB.
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x2": FRAMES},
+        # The teacher needs memory, too.
+        **distill("v5p:4x4x4", microbatches=8),
     },
     "tsr1": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x2": FRAMES},
-        **DISTILL_IN_QUARTERS,
+        **distill("v5p:4x4x4", microbatches=4),
     },
     "ssr1": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x4": FRAMES},
-        **DISTILL_IN_QUARTERS,
+        **distill("v5p:4x4x4", microbatches=4),
     },
     "ssr2": {
         "train": {"v5p:4x4x4": QUARTERS},
         # On 16 chips, 2 frames each, XLA pads and reorders small batches.
         "sample": {"v5e:2x4": FRAMES},
-        **DISTILL_IN_QUARTERS,
+        **distill("v5p:4x4x4", microbatches=4),
     },
     "tsr2": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
-        **DISTILL_IN_QUARTERS,
+        **distill("v5p:4x4x4", microbatches=4),
     },
     "tsr3": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
-        **DISTILL_IN_QUARTERS,
+        **distill("v5p:4x4x4", microbatches=4),
     },
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time.
         "train": {"v5e:16x16": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
+        **distill("v5e:16x16", microbatches=8),
     },
 }
 
