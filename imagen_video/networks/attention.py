@@ -1,8 +1,9 @@
 """Attention over the pixels of a frame, over caption tokens, and over frames.
 
-Where the height is cut over devices, height and width stay two axes of every einsum: folding them
-would fold a cut axis and force a gather. Letters: b f h w as ever; x y the height and width of
-keys; p k the pixels of queries and keys, height and width folded; g the frame of keys; t text
+Height and width are folded into one axis of pixels, which fills a TPU's tiles where two small ones
+leave most of them empty. Where the height is cut over devices they stay two axes of every einsum:
+folding would fold a cut axis and force a gather. Letters: b f h w as ever; x y the height and width
+of keys; p k the pixels of queries and keys, height and width folded; g the frame of keys; t text
 token; n head; d head_dim.
 """
 
@@ -137,7 +138,6 @@ class SpatialAttention(nn.Module):
         channels = h.shape[-1]
         heads = channels // self.head_dim
         normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
-        # One axis of pixels fills a TPU's tiles, two small ones leave most of them empty.
         pixels, keys = ("hw", "xy") if _height_is_cut(self.layout, h) else ("p", "k")
         if pixels == "p":
             normed = rearrange(normed, "b f h w c -> b f (h w) c")
@@ -198,6 +198,7 @@ class TemporalAttention(nn.Module):
     groups: int
     max_offset: int
     dtype: DTypeLike = jnp.float32
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -207,6 +208,9 @@ class TemporalAttention(nn.Module):
         channels, frames = h.shape[-1], h.shape[1]
         heads = channels // self.head_dim
         normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
+        pixels = "hw" if _height_is_cut(self.layout, h) else "p"
+        if pixels == "p":
+            normed = rearrange(normed, "b f h w c -> b f (h w) c")
         q, k, v = (
             heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
             for name in ("query", "key", "value")
@@ -222,13 +226,17 @@ class TemporalAttention(nn.Module):
             for name in ("relative_key", "relative_value")
         )
         q = q * self.head_dim**-0.5
-        logits = jnp.einsum("bfhwnd,bghwnd->bhwnfg", q, k)
-        logits = (logits + jnp.einsum("bfhwnd,fgd->bhwnfg", q, a_k)).astype(jnp.float32)
+        logits = jnp.einsum(f"bf{pixels}nd,bg{pixels}nd->b{pixels}nfg", q, k)
+        logits = (logits + jnp.einsum(f"bf{pixels}nd,fgd->b{pixels}nfg", q, a_k)).astype(
+            jnp.float32
+        )
         if is_image is not None:
             itself = jnp.eye(frames, dtype=bool)
             attended = jnp.where(is_image[:, None, None], itself, True)
-            logits = jnp.where(attended[:, None, None, None], logits, -jnp.inf)
+            attended = attended.reshape(-1, *(1,) * (1 + len(pixels)), frames, frames)
+            logits = jnp.where(attended, logits, -jnp.inf)
         p = nn.softmax(logits, axis=-1).astype(self.dtype)
-        out = jnp.einsum("bhwnfg,bghwnd->bfhwnd", p, v)
-        out = out + jnp.einsum("bhwnfg,fgd->bfhwnd", p, a_v)
+        out = jnp.einsum(f"b{pixels}nfg,bg{pixels}nd->bf{pixels}nd", p, v)
+        out = out + jnp.einsum(f"b{pixels}nfg,fgd->bf{pixels}nd", p, a_v)
+        out = out.reshape(*h.shape[:-1], heads, self.head_dim)
         return h + out_projection(channels, dtype=self.dtype)(out)

@@ -117,7 +117,12 @@ class SpaceTimeBlock(nn.Module):
             )(h, context.tokens, context.text_mask, context.caption_index)
         if self.temporal == "attention":
             temporal = TemporalAttention(
-                self.head_dim, self.groups, self.max_offset, dtype=self.dtype, name="temporal"
+                self.head_dim,
+                self.groups,
+                self.max_offset,
+                dtype=self.dtype,
+                layout=self.layout,
+                name="temporal",
             )
         else:
             temporal = TemporalConvBlock(
