@@ -8,60 +8,68 @@ says which have been compiled for their slices (`bash launch/compile_all.sh DIR`
 has run on one.
 """
 
+from collections.abc import Mapping
+
 # A clip's frames over all chips, parameters whole on each.
 FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
+# Rows over all chips, parameters over a quarter of them: what 64 chips share of a parameter is too
+# little to be gathered and scattered, so XLA sends zeros along in twice as large all-reduces.
+BLOCKS = {"sharding.mesh.data": 4}
 
-def distill(slice_name: str, *, microbatches: int) -> dict[str, dict[str, dict[str, object]]]:
-    """Returns the same for the two stages of distillation, the batch in so many parts."""
+
+def distill(
+    slice_name: str, mesh: Mapping[str, object] | None = None, *, guide: int = 4, halve: int = 4
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Returns recipes of both stages of distillation, their batches in so many parts."""
     return {
-        "guide": {slice_name: {"guided.microbatches": microbatches}},
-        "halve": {slice_name: {"halving.microbatches": microbatches}},
+        "guide": {slice_name: {"guided.microbatches": guide, **(mesh or {})}},
+        "halve": {slice_name: {"halving.microbatches": halve, **(mesh or {})}},
     }
 
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
-        # Eight rows of 16 frames of 24x40 on a chip at a time: 91 of 95 GiB.
-        "train": {"v5p:4x4x4": QUARTERS},
+        # Eight rows of 16 frames of 24x40 on a chip at a time.
+        "train": {"v5p:4x4x4": QUARTERS | BLOCKS},
         "sample": {"v5e:2x2": FRAMES},
-        # The teacher needs memory, too.
-        **distill("v5p:4x4x4", microbatches=8),
+        # The guided teacher needs memory for both its branches.
+        **distill("v5p:4x4x4", BLOCKS, guide=8),
     },
     "tsr1": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x2": FRAMES},
-        **distill("v5p:4x4x4", microbatches=4),
+        **distill("v5p:4x4x4"),
     },
     "ssr1": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:2x4": FRAMES},
-        **distill("v5p:4x4x4", microbatches=4),
+        **distill("v5p:4x4x4"),
     },
     "ssr2": {
         "train": {"v5p:4x4x4": QUARTERS},
         # On 16 chips, 2 frames each, XLA pads and reorders small batches.
         "sample": {"v5e:2x4": FRAMES},
-        **distill("v5p:4x4x4", microbatches=4),
+        **distill("v5p:4x4x4"),
     },
     "tsr2": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
-        **distill("v5p:4x4x4", microbatches=4),
+        **distill("v5p:4x4x4"),
     },
     "tsr3": {
         "train": {"v5p:4x4x4": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
-        **distill("v5p:4x4x4", microbatches=4),
+        **distill("v5p:4x4x4"),
     },
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time.
         "train": {"v5e:16x16": QUARTERS},
         "sample": {"v5e:4x4": FRAMES},
-        **distill("v5e:16x16", microbatches=8),
+        **distill("v5e:16x16", guide=8, halve=8),
     },
 }
 
