@@ -31,6 +31,8 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.training.export import export_run
 
     out, config = local_path(flag_values.out), flag_values.config
+    if out.suffix == ".safetensors" and not out.is_dir():
+        raise ValueError(f"out: {out} must be a folder; what is written there is STAGE.safetensors")
     stage = None if config is None else to_record(Stage, config.stage, where="stage")
     for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype, sampled_as=stage):
         print(path)

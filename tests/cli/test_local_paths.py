@@ -39,3 +39,12 @@ def test_of_urls_sampling_knows_those_of_cloud_storage(tmp_path, monkeypatch, ca
         line = f"imagen-video: {url}: must be a path on a disk, or gs://BUCKET/NAME\n"
         assert capsys.readouterr().err == line
     assert not list(tmp_path.iterdir())
+
+
+def test_export_is_told_a_folder_not_a_file(tmp_path, capsys):
+    out = tmp_path / "base.safetensors"
+    assert main(["export", "--workdir=run", f"--out={out}"]) == 2
+    line = (
+        f"imagen-video: out: {out} must be a folder; what is written there is STAGE.safetensors\n"
+    )
+    assert capsys.readouterr().err == line and not out.exists()
