@@ -25,8 +25,8 @@
 #   --slice SLICE             v4, v5e, v5p or v6e with a topology; recipes for it are taken
 #   --zone ZONE               where to ask for the slice
 #   --project PROJECT         gcloud's default project if not given
-#   --name NAME               of the resource and its VM; imagen-video-STAGE or the like if not
-#                             given
+#   --name NAME               of the resource and its VM; imagen-video-STAGE, -distill-STAGE or
+#                             -sample if not given
 #   --spot, --reserved        capacity; on demand if neither is given
 #   --runtime_version IMAGE   of the VMs; the one for the generation if not given
 #   --git URL                 install from there, not from this working tree,
@@ -41,7 +41,8 @@
 #
 # Needs gcloud, logged in, with its key in the agent: ssh-add ~/.ssh/google_compute_engine
 #
-# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or 143 stopped, 1 all else.
+# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or
+# 143 stopped, 1 all else.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 here="$(dirname "${BASH_SOURCE[0]}")"
@@ -54,8 +55,8 @@ source "$here/worker_logs.sh"
 
 zone="" project="" runtime_version="" git="" ref="main" spot="" reserved="" keep="" max_retries=10
 create_flag=() ssh_flag=()
-read_options "command= config= workdir= out= slice= zone= project= name= spot reserved runtime_version= git= ref= \
-logs= max_retries= poll_seconds= create_flag[]= ssh_flag[]= keep dry_run" "$@"
+read_options "command= config= workdir= out= slice= zone= project= name= spot reserved \
+runtime_version= git= ref= logs= max_retries= poll_seconds= create_flag[]= ssh_flag[]= keep dry_run" "$@"
 require_options slice zone
 complete_slice
 [[ -n $git ]] || check_config_is_here
@@ -64,8 +65,8 @@ check_whole_number max_retries
 check_seconds poll_seconds
 accelerator="$(accelerator_type "$slice")"
 
-LOST=75            # exit code of a step that the slice was lost under
-attempt="$logs"    # where the output of this attempt goes
+LOST=75          # exit code of a step that the slice was lost under
+attempt="$logs"  # where the output of this attempt goes
 asked="" runs="" # whether there may be a slice, and the command on it
 
 place=(--zone="$zone" ${project:+--project="$project"})

@@ -25,7 +25,8 @@
 #   --cluster CLUSTER           where to run
 #   --project PROJECT           of the cluster; gcloud's default if not given
 #   --zone ZONE                 of the cluster; gcloud's default if not given
-#   --name NAME                 of the workload; imagen-video-STAGE or the like if not given
+#   --name NAME                 of the workload; imagen-video-STAGE, -distill-STAGE or -sample if
+#                               not given
 #   --base_docker_image IMAGE   gets this working tree and installs it at the start (python:3.12)
 #   --docker_image IMAGE        has the project installed; is run instead, as it is
 #   --logs FOLDER               where output goes, one file a pod (runs/NAME)
@@ -39,7 +40,8 @@
 #
 # Needs xpk, gcloud and kubectl, logged in, and docker for --base_docker_image.
 #
-# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or 143 stopped, 1 all else.
+# Exit code: 0 done, 2 a mistake in the options or the config, the command's own if it failed, 130 or
+# 143 stopped, 1 all else.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 here="$(dirname "${BASH_SOURCE[0]}")"
