@@ -16,7 +16,7 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # Rows and parameters over all chips, a quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
-# Rows over all chips, parameters over a quarter of them: cut over 64 chips of v5p:4x4x4, XLA makes of
+# Rows over all chips, parameters over a quarter of them: cut over all 64 of v5p:4x4x4, XLA makes of
 # each gather and scatter of a parameter an all-reduce, mostly of zeros and twice as large.
 BLOCKS = {"sharding.mesh.data": 4}
 

@@ -55,8 +55,8 @@ source "$here/worker_logs.sh"
 cluster="" project="" zone="" docker_image="" base_docker_image="" restart_on="" keep=""
 max_retries=10 poll_seconds=60
 create_flag=()
-read_options "command= config= workdir= out= slice= cluster= project= zone= name= base_docker_image= docker_image= \
-logs= max_retries= restart_on= poll_seconds= create_flag[]= keep dry_run" "$@"
+read_options "command= config= workdir= out= slice= cluster= project= zone= name= \
+base_docker_image= docker_image= logs= max_retries= restart_on= poll_seconds= create_flag[]= keep dry_run" "$@"
 require_options slice cluster
 complete_slice
 check_config_is_here
