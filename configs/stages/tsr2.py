@@ -29,9 +29,10 @@ def get_config(size: str = "full") -> ConfigDict:
     stage.input = dict(frames=32, height=192, width=320)  # IV Fig. 6
     stage.output = dict(frames=64, height=192, width=320)  # IV Fig. 6
     stage.unet.update(
+        space_to_depth=2,
         stem_channels=128,
         channels=(128, 256, 512, 1024, 1280),
-        strides=(2, 2, 2, 2, 2),
+        strides=(1, 2, 2, 2, 2),
         num_blocks=(2, 4, 7, 4, 6),
         attention=("none", "none", "none", "cross", "cross"),
         max_frames=64,

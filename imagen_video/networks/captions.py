@@ -23,8 +23,9 @@ def captions_of_frames(
     """Returns what each frame reads: [m ...] to [b f ...].
 
     A batch cut into S parts holds the captions of each part's rows in the same part of the m
-    captions (`data.pipeline` lays them out so). Said as S gathers side by side, no part needs
-    another's; as one gather over m, every device would hold all captions.
+    captions (`data.pipeline` lays them out so). Said as S selections side by side, no part needs
+    another's; as one gather over m, every device would hold all captions. Each is a product with
+    rows of one 1 and zeros, exactly the gather: a TPU gathers frame by frame in twice the time.
 
     Args:
       values: one entry a caption, any trailing axes.
@@ -37,5 +38,16 @@ def captions_of_frames(
         return values[caption_index]
     own = caption_index.reshape(parts, b // parts, f)
     own = own - (m // parts) * jnp.arange(parts)[:, None, None]
-    taken = jax.vmap(lambda part, index: part[index])(values.reshape(parts, m // parts, *rest), own)
-    return taken.reshape(b, f, *rest)
+    chosen = jax.nn.one_hot(own, m // parts, dtype=_arithmetic(values))
+    taken = jnp.einsum(
+        "sbfm,sm...->sbf...",
+        chosen,
+        values.reshape(parts, m // parts, *rest).astype(chosen.dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return taken.reshape(b, f, *rest).astype(values.dtype)
+
+
+def _arithmetic(values: Array) -> jnp.dtype:
+    """The dtype to multiply in: that of floats; 0 and 1 of a mask are bfloat16 as well."""
+    return values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else jnp.dtype(jnp.bfloat16)

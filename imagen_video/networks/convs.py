@@ -8,7 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -92,6 +92,8 @@ class TemporalConv(nn.Module):
         kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
 
         def convolve(h: Array, kernel: Array, frames: tuple[int, int]) -> Array:
+            if frames == (0, 0):
+                return _beside_neighbours(h) @ rearrange(kernel, "t 1 i o -> (t i) o")
             width = h.shape[3]
             h = rearrange(h, "b f h w c -> b f (h w) c")
             h = conv(h, kernel, strides=(1, 1), padding=(frames, (0, 0)))
@@ -100,6 +102,18 @@ class TemporalConv(nn.Module):
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         h = _on_blocks(self.layout, convolve, h, kernel, axis=1, padding=(1, 1))
         return h + bias.astype(self.dtype)
+
+
+def _beside_neighbours(h: Float[Array, "b f2 h w c"]) -> Float[Array, "b f h w c3"]:
+    """Joins to the channels of each frame but the outermost two those of the one before and after.
+
+    For blocks that are joined to frames of other devices: XLA's convolution first copies those to
+    its own layout, which takes longer than the convolution. As one product on a v5e:4x4, the
+    temporal block takes 0.4 of the time (compiler's estimate). Where no frames are joined, the
+    convolution is the faster by a quarter to a third.
+    """
+    frames = h.shape[1] - 2
+    return jnp.concatenate([h[:, i : i + frames] for i in range(3)], axis=-1)
 
 
 def _same(kernel: int, stride: int, size: int) -> tuple[int, int]:
@@ -167,5 +181,8 @@ def depth_to_space(h: Float[Array, "b f h w c"], block: int) -> Float[Array, "b 
 
 
 def upsample_nearest(h: Float[Array, "b f h w c"], factor: int) -> Float[Array, "b f h2 w2 c"]:
-    """Repeats each pixel `factor` times along height and width."""
-    return jnp.repeat(jnp.repeat(h, factor, axis=2), factor, axis=3)
+    """Repeats each pixel `factor` times along height and width.
+
+    As one broadcast: its gradient is one sum, where that of two repeats is two.
+    """
+    return repeat(h, "b f h w c -> b f (h p) (w q) c", p=factor, q=factor)
