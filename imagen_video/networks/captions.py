@@ -28,7 +28,7 @@ def captions_of_frames(
     rows of one 1 and zeros, exactly the gather: a TPU gathers frame by frame in twice the time.
 
     Args:
-      values: one entry a caption, any trailing axes.
+      values: one entry a caption, any trailing axes; floats are finite.
       caption_index: into them, as in `Conditioning`.
       layout: whose `batch_shards` is S; None for one part.
     """
