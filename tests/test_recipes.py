@@ -6,6 +6,7 @@ import pytest
 
 from imagen_video.cli import compile as compile_command
 from imagen_video.cli.main import main
+from imagen_video.cli.recipe_shardings import recipe_shardings
 from imagen_video.config import CommandFlags, load_recipes, to_record, with_recipe
 from imagen_video.profiling.slices import Slice
 from imagen_video.training.rungs import DistillRun
@@ -57,6 +58,13 @@ def test_the_command_line_wins_over_a_recipe():
     )
     mesh = with_recipe(flag_values, program="sample").sharding.mesh
     assert (mesh.fsdp, mesh.context) == (1, 4)
+
+
+def test_on_other_slices_sampling_cuts_frames_and_training_is_as_configured():
+    mesh = recipe_shardings("v6e:2x4")["base"].mesh.fit(8)
+    assert (mesh.fsdp, mesh.context) == (1, 8)
+    flag_values = flags_of("--config=configs/stages/base.py", "--program=train", "--slice=v6e:2x4")
+    assert with_recipe(flag_values, program="train").sharding == flag_values.config.sharding
 
 
 def test_the_command_lists_them(capsys):
