@@ -25,13 +25,13 @@ def train(slice_name: str) -> dict[str, dict[str, object]]:
     return {slice_name: SIXTEENTHS | QUARTERS}
 
 
-def sample(slice_name: str) -> dict[str, dict[str, object]]:
-    """Returns the recipe of a sampler step.
+def sample(*slice_names: str) -> dict[str, dict[str, object]]:
+    """Returns the recipes of a sampler step.
 
     Eight frames a chip make the most of it: XLA's convolutions lay frames along the eight rows of a
     tile, and copy each activation where there are fewer.
     """
-    return {slice_name: FRAMES}
+    return dict.fromkeys(slice_names, FRAMES)
 
 
 def distill(
@@ -48,39 +48,39 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip at a time.
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:2x2"),
+        "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),
     },
     "tsr1": {
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:2x2"),
+        "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr1": {
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:2x2"),
+        "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr2": {
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:2x2"),
+        "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "tsr2": {
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:2x4"),
+        "sample": sample("v5e:2x4", "v5p:2x2x2"),
         **distill("v5p:4x4x4"),
     },
     "tsr3": {
         "train": train("v5p:4x4x4"),
-        "sample": sample("v5e:4x4"),
+        "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5p:4x4x4"),
     },
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time.
         "train": train("v5e:16x16"),
-        "sample": sample("v5e:4x4"),
+        "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5e:16x16", guide=8, halve=8),
     },
 }
