@@ -11,7 +11,13 @@ from imagen_video.profiling.products import Convolution
 from imagen_video.profiling.schedule import program_cost
 from imagen_video.profiling.slices import Chip
 
-_DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32, "s8": jnp.int8, "s32": jnp.int32}
+_DTYPES = {
+    "bf16": jnp.bfloat16,
+    "f32": jnp.float32,
+    "s8": jnp.int8,
+    "s32": jnp.int32,
+    "pred": jnp.bool_,
+}
 
 
 def alone_seconds(products: Mapping[Convolution, int], device: jax.Device, chip: Chip) -> float:
@@ -37,6 +43,8 @@ def _seconds(product: Convolution, device: jax.Device, chip: Chip) -> float:
     # XLA has convolutions of mixed types, JAX has not; the conversions are fused.
     output_dtype = _DTYPES[product.output.dtype]
     dtype = jnp.promote_types(_DTYPES[product.lhs.dtype], _DTYPES[product.rhs.dtype])
+    if dtype == jnp.bool_:
+        dtype = jnp.dtype(jnp.bfloat16)
 
     def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         output = jax.lax.conv_general_dilated(

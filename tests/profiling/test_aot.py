@@ -79,6 +79,28 @@ def test_a_base_stage_is_sampled_by_a_slice_that_cuts_its_parameters():
 
 
 @pytest.mark.slow
+def test_a_training_step_is_three_forward_passes_and_its_products_set_a_ceiling():
+    code, found, errors = compile_stage(
+        "--config=configs/stages/tsr1.py:tiny",
+        "--slice=v5e:2x2",
+        "--program=train",
+        "--ceiling",
+        "--config.train.batch_size=8",
+        # As at full size: products alone are kept, the rest is computed again.
+        "--config.stage.unet.remat=products",
+    )
+    assert code == 0, errors[-2000:]
+    stage, compiled = described("tsr1"), found["compiled"]
+    assert found["rows"] == 8
+    # describe counts padded taps as well.
+    assert 0.75 < found["model_tflops"] * 1e12 / (3 * 8 * stage.flops_per_eval) < 1
+    # Recomputed attention weighs more than at full size.
+    assert 1 < compiled["repeated"] < 1.4
+    assert compiled["share_of_peak"] < compiled["ceiling"] < 1
+    assert any(kind in compiled["collective_gib"] for kind in ("reduce-scatter", "all-reduce"))
+
+
+@pytest.mark.slow
 def test_a_scanned_stage_costs_what_the_unrolled_one_does():
     def cost(scan):
         code, found, errors = compile_stage(
