@@ -79,7 +79,7 @@ def test_a_base_stage_is_sampled_by_a_slice_that_cuts_its_parameters():
 
 
 @pytest.mark.slow
-def test_a_training_step_is_three_forward_passes_and_its_products_set_a_ceiling():
+def test_a_training_step_is_three_forward_passes_and_its_products_are_timed_alone():
     code, found, errors = compile_stage(
         "--config=configs/stages/tsr1.py:tiny",
         "--slice=v5e:2x2",
@@ -96,7 +96,8 @@ def test_a_training_step_is_three_forward_passes_and_its_products_set_a_ceiling(
     assert 0.75 < found["model_tflops"] * 1e12 / (3 * 8 * stage.flops_per_eval) < 1
     # Recomputed attention weighs more than at full size.
     assert 1 < compiled["repeated"] < 1.4
-    assert compiled["share_of_peak"] < compiled["ceiling"] < 1
+    # No bound for a network this small: within the program its products' operands stay on the chip.
+    assert 0 < compiled["ceiling"] < 1
     assert any(kind in compiled["collective_gib"] for kind in ("reduce-scatter", "all-reduce"))
 
 
