@@ -16,7 +16,7 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # large.
 SIXTEENTHS = {"sharding.mesh.data": -1, "sharding.mesh.fsdp": 16}
 
-# Of the batch at a time.
+# A quarter of the batch at a time.
 QUARTERS = {"train.microbatches": 4}
 
 

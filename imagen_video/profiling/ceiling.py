@@ -43,7 +43,7 @@ def _seconds(product: Convolution, device: jax.Device, chip: Chip) -> float:
     # XLA has convolutions of mixed types, JAX has not; the conversions are fused.
     output_dtype = _DTYPES[product.output.dtype]
     dtype = jnp.promote_types(_DTYPES[product.lhs.dtype], _DTYPES[product.rhs.dtype])
-    if dtype == jnp.bool_:
+    if dtype == jnp.bool_:  # masks, which JAX does not multiply
         dtype = jnp.dtype(jnp.bfloat16)
 
     def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
