@@ -25,7 +25,8 @@ def captions_of_frames(
     A batch cut into S parts holds the captions of each part's rows in the same part of the m
     captions (`data.pipeline` lays them out so). Said as S selections side by side, no part needs
     another's; as one gather over m, every device would hold all captions. Each is a product with
-    rows of one 1 and zeros, exactly the gather: a TPU gathers frame by frame in twice the time.
+    rows of one 1 and zeros, exactly the gather, which on a TPU goes frame by frame and takes twice
+    the time (compiler's estimate).
 
     Args:
       values: one entry a caption, any trailing axes; floats are finite.
