@@ -1,7 +1,7 @@
 """Space-only and time-only convolutions of the separable U-Net (arXiv 2210.02303, Fig. 7).
 
-Both run as 2-D convolutions on folded axes, with the weights of the equal 3-D ones (our choice); over
-frames that are cut, the time-only one is a product of each frame beside its neighbours.
+Both run as 2-D convolutions on folded axes, with the weights of the equal 3-D ones (our choice);
+over frames that are cut, the time-only one is a product of each frame beside its neighbours.
 """
 
 from collections.abc import Callable
