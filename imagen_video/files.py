@@ -80,6 +80,23 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def downloaded(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields where libraries that know this machine's own disks alone can read a file.
+
+    That is the file itself, or a copy, for as long as it is read, of one in a bucket.
+
+    Raises:
+      FileNotFoundError: there is none in the bucket.
+    """
+    if "://" not in os.fspath(path):
+        yield pathlib.Path(path)
+        return
+    path = any_path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(path.copy(pathlib.Path(folder) / path.name))
+
+
+@contextlib.contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
     """Makes a folder and keeps a second run out of it; however a run ends, it lets go.
 

@@ -40,9 +40,9 @@ def load_cascade(
     Args:
       config: "PATH.py[:SIZE]" with the stages, or what `config.load_config` made of one; None takes
         each stage from its weights file.
-      weights: a folder with STAGE.safetensors files or STAGE folders, or a path for each stage; a
-        path may be a .safetensors file or the work directory of a training run. None takes the
-        embedded weights.
+      weights: a folder with STAGE.safetensors files or STAGE folders, local or gs://, or a path for
+        each stage; a path may be a .safetensors file or the work directory of a training run. None
+        takes the embedded weights.
       text: where tokenizer and encoder lie; by default where the config says, else embedded.
       through: the last stage that will be sampled, so that later ones need no weights; None
         wants all stages of the config, or takes all that have weights.
@@ -130,7 +130,7 @@ def load_stage_weights(
     """Loads one stage from a .safetensors file or a training run's work directory (EMA weights).
 
     Args:
-      path: the file, on a local disk, or the directory, local or gs://.
+      path: of the file or the directory, local or gs://.
       stage: what the parameters must fit, and how they are sampled; None takes what is stored.
       name: the stage that is expected.
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from imagen_video import records
 from imagen_video.cascade.stage import Stage, stage_param_axes, stage_param_shapes
-from imagen_video.files import atomic_path
+from imagen_video.files import atomic_path, downloaded
 from imagen_video.sharding import processes
 from imagen_video.sharding.layout import Layout
 
@@ -93,7 +93,7 @@ def save_stage(
     """Writes a stage as one safetensors file; an existing file is replaced whole or not at all.
 
     Args:
-      path: ends in .safetensors.
+      path: ends in .safetensors; on a disk or in a bucket (gs://).
       stage: what the parameters are of.
       params: as trained, of any float dtype.
       text_digest: as in `StageModel`.
@@ -112,13 +112,13 @@ def save_stage(
 
 
 def load_stage(path: str) -> StageModel:
-    """Reads a file that `save_stage` wrote.
+    """Reads a file that `save_stage` wrote, on a disk or in a bucket (gs://).
 
     Raises:
       ValueError: naming the file, and the tensor or field that is wrong.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with downloaded(path) as local, safe_open(local, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
             if text is None:
                 raise ValueError(f"{path}: holds no stage, only tensors")

@@ -8,14 +8,14 @@ from it how the stage is sampled.
 from absl import flags
 
 from imagen_video.config import CommandFlags, define_config, to_record
-from imagen_video.files import local_path
+from imagen_video.files import any_path
 
 
 def define(flag_values: CommandFlags) -> None:
     """Defines --workdir, --out and --dtype."""
     fv = {"flag_values": flag_values}
     flags.DEFINE_string("workdir", None, "Work directory of a training run.", required=True, **fv)
-    flags.DEFINE_string("out", None, "Folder for the file.", required=True, **fv)
+    flags.DEFINE_string("out", None, "Folder for the file, or gs://.", required=True, **fv)
     flags.DEFINE_enum(
         "dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Of the stored tensors.", **fv
     )
@@ -30,7 +30,7 @@ def run(flag_values: CommandFlags) -> None:
     from imagen_video.cascade.stage import Stage
     from imagen_video.training.export import export_run
 
-    out, config = local_path(flag_values.out), flag_values.config
+    out, config = any_path(flag_values.out), flag_values.config
     if out.suffix == ".safetensors" and not out.is_dir():
         raise ValueError(f"out: {out} must be a folder; what is written there is STAGE.safetensors")
     stage = None if config is None else to_record(Stage, config.stage, where="stage")

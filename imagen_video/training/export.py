@@ -1,7 +1,6 @@
 """From a training run's newest checkpoint to the files that sampling loads."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from etils import epath
@@ -40,13 +39,13 @@ def restore_stage(workdir: str, *, like: Any = None) -> tuple[Stage, Any, str]:
 
 
 def export_run(
-    workdir: str, out: pathlib.Path, *, dtype: str, sampled_as: Stage | None = None
-) -> list[pathlib.Path]:
+    workdir: str, out: epath.PathLike, *, dtype: str, sampled_as: Stage | None = None
+) -> list[epath.Path]:
     """Writes the EMA weights of a run, of whatever kind, and returns the files written.
 
     Args:
       workdir: of `train_stage`, `distill` or `train_text`.
-      out: the folder for them, made where there is none.
+      out: the folder for them, local or gs://, made where there is none.
       dtype: of the stored tensors.
       sampled_as: a record of this stage whose sampling the file shall have; None leaves that of
         the training run's config.
@@ -55,6 +54,7 @@ def export_run(
       ValueError: there is no checkpoint, or it is of no run of this library, or of another stage.
     """
     params, config = restore_params(_checkpoints(workdir))
+    out = epath.Path(out)
     if _kind(config) in STAGE_KINDS:
         stage = _stage(config, workdir)
         if sampled_as is not None:

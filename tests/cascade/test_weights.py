@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
+from memory_bucket import buckets
 from micro_cascade import BASE, SSR1, STAGES, drawn_params, text_model, write_weights
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -21,7 +22,7 @@ from imagen_video.cascade.weights import (
     make_stage_model,
     save_stage,
 )
-from imagen_video.loading import load_cascade
+from imagen_video.loading import load_cascade, load_stage_weights
 
 DIGEST = "0123abcd"
 
@@ -43,6 +44,22 @@ def test_a_file_gives_back_stage_and_parameters(tmp_path, dtype):
         drawn_params(BASE),
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("float32")}
+
+
+def test_a_file_in_a_bucket_is_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    on_disk = load_stage(save(tmp_path / "base.safetensors"))
+    with buckets() as store:
+        path = save("gs://bucket/cascade/base.safetensors")
+        assert set(store) == {"/bucket/cascade/base.safetensors"}
+        assert load_stage(path).digest == on_disk.digest
+        assert load_stage_weights("gs://bucket/cascade/base.safetensors").digest == on_disk.digest
+        with pytest.raises(
+            ValueError, match=r"^gs://bucket/tsr1\.safetensors: no such weights file"
+        ):
+            load_stage("gs://bucket/tsr1.safetensors")
+    assert not list((tmp_path / "copies").iterdir())
 
 
 def test_a_file_from_before_a_field_was_added_has_its_default(tmp_path):

@@ -14,7 +14,6 @@ URL = "gs://bucket/name"
     "command",
     [
         ["evaluate", f"--out={URL}"],
-        ["export", "--workdir=run", f"--out={URL}"],
         ["embed-text", CONFIG, f"--out={URL}"],
         ["embed-text", CONFIG, f"--captions={URL}", "--out=out"],
         ["train", CONFIG, f"--config.text.cache={URL}", "--workdir=run"],
@@ -29,11 +28,14 @@ def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/name", "gs://", "gs:///name"])
-def test_of_urls_sampling_knows_those_of_cloud_storage(tmp_path, monkeypatch, capsys, url):
+def test_of_urls_samples_and_exports_know_those_of_cloud_storage(
+    tmp_path, monkeypatch, capsys, url
+):
     monkeypatch.chdir(tmp_path)
     for command in (
         ["sample", "--prompt=a red circle", f"--out={url}"],
         ["sample", f"--prompts={url}", "--out=out"],
+        ["export", "--workdir=run", f"--out={url}"],
     ):
         assert main(command) == 2
         line = f"imagen-video: {url}: must be a path on a disk, or gs://BUCKET/NAME\n"

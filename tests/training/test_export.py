@@ -7,7 +7,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from etils import epath
 from flax import traverse_util
+from memory_bucket import buckets
 from micro_cascade import BASE, stage_run, text_model
 from safetensors.numpy import load_file
 
@@ -64,6 +66,15 @@ def test_an_export_holds_the_average_in_the_dtype_asked_for(trained, tmp_path, d
         jax.tree.map(lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), model.params), rounded
     )
     assert load_stage(str(path)).text_digest == text_model().digest
+
+
+def test_a_run_is_exported_into_a_bucket(trained, tmp_path):
+    workdir, _ = trained
+    (on_disk,) = export_run(str(workdir), tmp_path, dtype="bfloat16")
+    with buckets() as store:
+        out = epath.Path("gs://bucket/cascade")
+        assert export_run(str(workdir), out, dtype="bfloat16") == [out / "base.safetensors"]
+        assert store["/bucket/cascade/base.safetensors"].getvalue() == on_disk.read_bytes()
 
 
 def test_an_export_takes_its_sampling_from_another_record(trained, tmp_path):
