@@ -190,11 +190,13 @@ def stage_param_axes(stage: Stage) -> dict:
 
 
 def denoise_fn(stage: Stage, params: dict, *, layout: Layout | None = None) -> DenoiseFn:
-    """Binds parameters to the stage's network, spread over devices as `layout` says.
+    """Binds parameters, on devices or in the host's memory, to the stage's network.
 
-    What it returns predicts `stage.prediction`, whether or not the network adds to its input.
+    Activations are spread over devices as `layout` says. What it returns predicts
+    `stage.prediction`, whether or not the network adds to its input.
     """
     network = VideoUNet(stage.unet, layout)
+    params = jax.tree.map(jnp.asarray, params)  # A numpy array knows no traced index.
 
     def denoise(z_t: Video, logsnr_t: LogSNR, cond: Conditioning) -> Video:
         predicted = network.apply({"params": params}, z_t, logsnr_t, cond)

@@ -194,6 +194,6 @@ def guided(
     return guided_predict_x
 
 
-def _pair(first: Array, second: Array) -> Array:
+def _pair(first: Array | np.ndarray, second: Array) -> Array:
     """Rows in turn: row i of both stays on the device that holds row i, however rows are split."""
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from imagen_video import resample
-from imagen_video.array_types import Conditioning, KeyArray, LogSNR, Video
+from imagen_video.array_types import Conditioning, DenoiseFn, KeyArray, LogSNR, Video
 from imagen_video.cascade.stage import Stage, denoise_fn, low_res_condition
 from imagen_video.diffusion import losses, process
 from imagen_video.diffusion.losses import Loss
@@ -21,6 +21,7 @@ from imagen_video.sharding.layout import Layout, constrain
 
 Batch = Mapping[str, Any]
 Encode = Callable[[Int[Array, "m n"]], Float[Array, "m n d"]]
+Bind = Callable[..., DenoiseFn]
 StageLoss = Loss | Literal["r_mse"]
 
 
@@ -57,6 +58,7 @@ def denoising_loss(
     key: KeyArray,
     *,
     layout: Layout | None = None,
+    bind: Bind = denoise_fn,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean loss of a batch, and metrics by name.
 
@@ -75,6 +77,8 @@ def denoising_loss(
         `caption_index` and `caption_id`; `text_emb` [m n d] if embeddings are cached.
       key: of this training step.
       layout: how clips are spread over devices.
+      bind: makes of stage, params and layout the denoiser that is trained; a network other than the
+        stage's own has parameters of its own.
     """
     text_emb, text_mask = embed_captions(
         batch, encode=encode, dropout=config.caption_dropout, key=key
@@ -89,7 +93,7 @@ def denoising_loss(
         layout=layout,
     )
     given = {"x": inputs.x, "eps": inputs.eps, "logsnr_t": inputs.logsnr_t}
-    prediction = denoise_fn(stage, params, layout=layout)(inputs.z_t, inputs.logsnr_t, inputs.cond)
+    prediction = bind(stage, params, layout=layout)(inputs.z_t, inputs.logsnr_t, inputs.cond)
     target = {
         "v": lambda: predict_v_from_x_and_eps(**given),
         "eps": lambda: inputs.eps,

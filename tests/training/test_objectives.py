@@ -14,7 +14,6 @@ from imagen_video.array_types import Conditioning
 from imagen_video.cascade.stage import Grid, denoise_fn, low_res_condition
 from imagen_video.diffusion import losses, process
 from imagen_video.sampling import keys as row_keys
-from imagen_video.training import objectives
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss, embed_captions
 
 KEY = jax.random.key(7)
@@ -81,27 +80,30 @@ def alpha_sigma(logsnr):
     return np.sqrt(1 / (1 + np.exp(-logsnr))), np.sqrt(1 / (1 + np.exp(logsnr)))
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """What the loss hands to the network; the network is replaced by the answers of `answer`."""
-    calls = []
+class Seen(list):
+    """What the loss hands to the network, in whose place are the answers of `params`, or zeros."""
 
-    def spy(stage, params, *, layout=None):
+    def bind(self, stage, params, *, layout=None):
         def denoise(z_t, logsnr_t, cond):
-            calls.append((z_t, logsnr_t, cond))
+            self.append((z_t, logsnr_t, cond))
             return params(z_t, logsnr_t) if callable(params) else jnp.zeros_like(z_t)
 
         return denoise
 
-    monkeypatch.setattr(objectives, "denoise_fn", spy)
-    return calls
+    def loss_of(self, stage, config, answer, batch):
+        return denoising_loss(stage, config, answer, encode, batch, KEY, bind=self.bind)[0]
+
+
+@pytest.fixture
+def seen():
+    return Seen()
 
 
 @pytest.mark.parametrize("images", [(), (1, 3)], ids=["videos", "mixed"])
 @pytest.mark.parametrize("loss", ["v_mse", "eps_mse"])
 def test_a_network_that_predicts_zero_has_the_loss_of_its_target(seen, images, loss):
     batch = make_batch(BASE, images=images)
-    found, _ = denoising_loss(BASE, DenoisingConfig(loss=loss), None, encode, batch, KEY)
+    found = seen.loss_of(BASE, DenoisingConfig(loss=loss), None, batch)
     logsnr = draws(BASE, batch, "t")
     alpha, sigma = alpha_sigma(logsnr)
     eps = noise(batch, "eps", batch["video"].shape[1:])
@@ -160,9 +162,9 @@ def test_the_perfect_denoiser_of_constant_clips_has_no_loss(seen, prediction, im
     stage = dataclasses.replace(BASE, prediction=prediction)
     batch = make_batch(stage, images=images, constant=constant)
     config = DenoisingConfig(loss="v_mse")
-    loss, _ = denoising_loss(stage, config, perfect, encode, batch, KEY)
+    loss = seen.loss_of(stage, config, perfect, batch)
     assert loss < 1e-6
-    wrong, _ = denoising_loss(stage, config, lambda z, t: perfect(z, t) + 0.1, encode, batch, KEY)
+    wrong = seen.loss_of(stage, config, lambda z, t: perfect(z, t) + 0.1, batch)
     assert wrong > 1e-3
 
 
@@ -170,7 +172,7 @@ def test_the_perfect_denoiser_of_constant_clips_has_no_loss(seen, prediction, im
 @pytest.mark.parametrize("stage", [TSR1, BLANK, SSR1], ids=["tsr", "blank", "ssr"])
 def test_training_takes_the_road_that_sampling_takes(seen, stage, images):
     batch = make_batch(stage, images=images)
-    denoising_loss(stage, DenoisingConfig(), None, encode, batch, KEY)
+    seen.loss_of(stage, DenoisingConfig(), None, batch)
     (_, _, cond), x = seen[0], batch["video"]
     k, output, small = stage.frame_factor, stage.output, stage.input
     level = draws(stage, batch, "augmentation")
@@ -201,14 +203,14 @@ def test_training_takes_the_road_that_sampling_takes(seen, stage, images):
 def test_a_crop_is_conditioned_on_its_own_crop(seen):
     batch = make_batch(SSR1)
     batch = batch | {"video": batch["video"][:, :4, :4, 4:12]}
-    denoising_loss(SSR1, DenoisingConfig(), None, encode, batch, KEY)
+    seen.loss_of(SSR1, DenoisingConfig(), None, batch)
     z_t, logsnr_t, cond = seen[0]
     assert z_t.shape == cond.low_res.shape == (4, 4, 4, 8, 3) and logsnr_t.shape == (4,)
 
 
 def test_levels_of_packed_images_are_their_own_and_of_videos_shared(seen):
     batch = make_batch(TSR1, images=(1,))
-    denoising_loss(TSR1, DenoisingConfig(), None, encode, batch, KEY)
+    seen.loss_of(TSR1, DenoisingConfig(), None, batch)
     _, logsnr_t, cond = seen[0]
     for level in (logsnr_t, cond.low_res_logsnr):
         assert len(np.unique(level[1])) == 8
