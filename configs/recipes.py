@@ -65,7 +65,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         **distill("v5p:4x4x4"),
     },
     "tsr2": {
-        "train": train("v5p:4x4x4"),
+        "train": train("v5p:4x4x4") | train("v5e:16x16", parts=1),
         "sample": sample("v5e:2x4", "v5p:2x2x2"),
         **distill("v5p:4x4x4"),
     },
