@@ -18,7 +18,11 @@ SIXTEENTHS = {"sharding.mesh.data": -1, "sharding.mesh.fsdp": 16}
 
 
 def train(slice_name: str, *, parts: int = 4) -> dict[str, dict[str, object]]:
-    """Returns the recipe of a training step, its batch in so many parts."""
+    """Returns the recipe of a training step, its batch in so many parts.
+
+    Few where memory allows, for each gathers the parameters anew: tsr3 on v5e:16x16 reaches 29% of
+    the peak in four, 33% in one.
+    """
     return {slice_name: SIXTEENTHS | {"train.microbatches": parts}}
 
 
@@ -70,7 +74,6 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         **distill("v5p:4x4x4"),
     },
     "tsr3": {
-        # Whole, for every part gathers the parameters anew: in quarters 29% of v5e's peak, not 33%.
         "train": train("v5p:4x4x4") | train("v5e:16x16", parts=1),
         "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5p:4x4x4"),

@@ -8,13 +8,13 @@ grow). The paper publishes no widths or depths: these were searched until the co
     imagen-video train --config configs/stages/base.py:tiny --workdir DIR
 
 The embedded weights: 20,000 steps of 8 clips and 64 images; 1 h 55 min on one of two CPU cores
-beside other work (0.5 to 0.9 steps/s), then 3 h 15 min on both (0.8 to 1.5 steps/s); loss 0.024 at
-the end. The first 5,000 steps were a whole run, its rate falling to zero; it was resumed as one of
-14,000, then as one of 20,000. Then 4,500 steps of 3 clips and 104 images, for shapes are learned from
-images as well and motions were right already (train.init_from the weights of 20,000 steps,
-train.optimizer.learning_rate=5e-4, warmup_steps=100, train.seed=18, data.image_share=0.8): 1 h 15 min
-on two CPU cores, half of it beside other work (0.4 to 1.5 steps/s), loss 0.027 at the end, of more
-images than before. The embedded student was distilled before these last steps.
+beside other work (0.5 to 0.9 steps/s), then 3 h 15 min on both (0.8 to 1.5 steps/s); loss 0.024
+at the end. The first 5,000 steps were a whole run, its rate falling to zero; it was resumed as
+one of 14,000, then as one of 20,000. Then 4,500 steps of 3 clips and 104 images, for shapes are
+learned from images as well and motions were right already (train.init_from the weights of 20,000
+steps, train.optimizer.learning_rate=5e-4, warmup_steps=100, train.seed=18, data.image_share=0.8):
+1 h 15 min on two CPU cores, half of it beside other work (0.4 to 1.5 steps/s), loss 0.027 at the
+end, of more images than before. The embedded student was distilled before these last steps.
 """
 
 from ml_collections import ConfigDict
