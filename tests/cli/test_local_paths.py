@@ -28,9 +28,7 @@ def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/name", "gs://", "gs:///name"])
-def test_of_urls_samples_and_exports_know_those_of_cloud_storage(
-    tmp_path, monkeypatch, capsys, url
-):
+def test_samples_and_exports_know_cloud_storage_alone(tmp_path, monkeypatch, capsys, url):
     monkeypatch.chdir(tmp_path)
     for command in (
         ["sample", "--prompt=a red circle", f"--out={url}"],
