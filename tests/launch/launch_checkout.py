@@ -95,6 +95,13 @@ class Checkout:
             assert time.monotonic() < deadline, "no training began"
             time.sleep(0.02)
 
+    def wait_for(self, file: str) -> None:
+        """Waits until a stand-in has written `file` of the ledger."""
+        deadline = time.monotonic() + 30
+        while not (self.ledger / file).exists():
+            assert time.monotonic() < deadline, f"no {file} appeared"
+            time.sleep(0.02)
+
     def close(self) -> None:
         for process in self.started:
             if process.poll() is None:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 
 import pytest
 from launch_checkout import LAUNCH, SLURM, commands_of, status_of
@@ -68,9 +67,8 @@ def test_slurm_queues_again_what_sigterm_stopped(checkout, plan, arguments, stat
 def test_slurm_does_not_queue_again_what_scancel_stopped(checkout):
     checkout.plan(attempts=[{"end": "hang"}])
     process = checkout.start(*SLURM, **JOB)
-    checkout.wait_for_trainings(1)
-    time.sleep(0.1)
+    checkout.wait_for("here/checkpoint_0")
     os.killpg(process.pid, signal.SIGTERM)  # The batch shell and the step, as scancel does.
-    process.communicate(timeout=10)
+    print(*process.communicate(timeout=10))
     assert process.returncode == 143
     assert (checkout.ledger / "here/saved_0").exists() and not checkout.calls("scontrol")
