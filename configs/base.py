@@ -81,6 +81,7 @@ def config(size: str) -> ConfigDict:
                 train_crop=config_dict.placeholder(tuple),  # None: whole frames
                 num_threads=1 if tiny else 16,
                 num_workers=0 if tiny else 8,
+                echo=1,  # more where reading is slower than training (arXiv 1907.05550)
             ),
             # The public T5-XXL (method of IV section 2.2), or the demo's own encoder.
             text=dict(

@@ -8,7 +8,6 @@ workers and processes change who does the work, never what a position holds.
 
 import dataclasses
 import functools
-import sys
 from typing import Any
 
 import grain
@@ -48,6 +47,8 @@ class PipelineConfig:
       num_threads: reading threads of each; 0 reads only when a batch is asked for.
       prefetch: batches made ahead, for each worker.
       max_damaged: damaged records in a row that are passed over before giving up.
+      echo: how often each batch is handed out, one time after the other, where reading is slower
+        than training: data echoing (arXiv 1907.05550). Noise is drawn anew for every step.
     """
 
     batch_size: int
@@ -60,10 +61,13 @@ class PipelineConfig:
     num_threads: int = 1
     prefetch: int = 2
     max_damaged: int = 100
+    echo: int = 1
 
     def __post_init__(self):
-        least = {"batch_size": 1, "frames": 1, "microbatches": 1, "max_damaged": 1, "prefetch": 1}
-        for name, low in (least | {"seed": 0, "num_workers": 0, "num_threads": 0}).items():
+        ones = ("batch_size", "frames", "microbatches", "max_damaged", "prefetch", "echo")
+        for name, low in (
+            dict.fromkeys(ones, 1) | {"seed": 0, "num_workers": 0, "num_threads": 0}
+        ).items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least {low}")
         if not 0 <= self.image_share <= 1:
@@ -196,20 +200,22 @@ class Batches:
             if needed:
                 sources[name] = source
         self._config = config
-        fields = ("batch_size", "seed", "image_share") + (("frames",) if "image" in sources else ())
+        fields = ("batch_size", "seed", "image_share", "echo")
+        fields += ("frames",) if "image" in sources else ()
         self._identity = {name: getattr(config, name) for name in fields} | {
             f"{name}_records": len(source) for name, source in sources.items()
         }
         rows = layout.groups.ravel().tolist()
         collate_fn = functools.partial(collate, layout=layout, caption_fn=caption_fn)
         self._dataset = (
-            grain.MapDataset.range(sys.maxsize)
+            grain.MapDataset.range(2**62)  # more than any run reads; Grain rounds up what it cuts
             .map(_RowReader(config, rows, sources))
             .batch(len(rows), batch_fn=collate_fn)
         )
         self._next_batch = 0
         self._num_damaged = 0
         self._iterator = None
+        self._batch = None
 
     @property
     def num_damaged(self) -> int:
@@ -218,7 +224,7 @@ class Batches:
 
     def __getitem__(self, k: int) -> Batch:
         """Returns batch `k`, wherever the iterator stands."""
-        batch = self._dataset[k]
+        batch = self._dataset[k // self._config.echo]
         batch.pop("damaged")
         return batch
 
@@ -228,12 +234,15 @@ class Batches:
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
-        for note in batch.pop("damaged"):
-            logging.warning("batch %d: replaced %s", self._next_batch, note)
-            self._num_damaged += 1
+        first = self._next_batch % self._config.echo == 0
+        if first or self._batch is None:
+            self._batch = next(self._iterator)
+            damaged = self._batch.pop("damaged")
+            for note in damaged if first else ():  # counted before, if going on amid echoes
+                logging.warning("batch %d: replaced %s", self._next_batch, note)
+                self._num_damaged += 1
         self._next_batch += 1
-        return batch
+        return dict(self._batch)
 
     def _start(self) -> Any:
         config = self._config
@@ -242,7 +251,7 @@ class Batches:
             prefetch_buffer_size=config.prefetch if config.num_threads else 0,
         )
         # Whole batches are dealt to the workers in turn, so their number does not change the order.
-        batches = self._dataset[self._next_batch :].to_iter_dataset(threads)
+        batches = self._dataset[self._next_batch // config.echo :].to_iter_dataset(threads)
         if config.num_workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads its own flags when it starts workers
@@ -267,6 +276,7 @@ class Batches:
           ValueError: the state is of other data, seed, batch size or mixture, so that the run
             could not go on as it began.
         """
+        state = {"echo": 1} | state  # older checkpoints do not say it
         for name, value in self._identity.items():
             if state.get(name) != value:
                 raise ValueError(
@@ -279,4 +289,4 @@ class Batches:
         """Ends reading threads and workers; the next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
-        self._iterator = None
+        self._iterator = self._batch = None

@@ -39,6 +39,7 @@ class StageData:
       train_crop: height and width of a training crop; None for whole frames.
       num_threads: reading threads of each reading process; 0 reads when a batch is asked for.
       num_workers: reading processes; 0 reads in the training process.
+      echo: steps in a row that a batch is used for, see `PipelineConfig`.
     """
 
     source: CaptionedShapes
@@ -47,6 +48,7 @@ class StageData:
     train_crop: tuple[int, int] | None = None
     num_threads: int = 1
     num_workers: int = 0
+    echo: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def pipeline_config(run: StageRun, *, row_shards: int = 1) -> PipelineConfig:
         microbatches=run.train.microbatches,
         num_threads=data.num_threads,
         num_workers=data.num_workers,
+        echo=data.echo,
         row_shards=row_shards,
     )
 

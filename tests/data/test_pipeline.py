@@ -189,6 +189,34 @@ def test_state_is_json_and_resumes_exactly_under_other_threads():
     assert not np.array_equal(undisturbed[0]["video"], later[0]["video"])
 
 
+@pytest.mark.parametrize("speed", [{"num_threads": 0}, {"num_workers": 2}])
+def test_echo_hands_out_each_batch_again_and_resumes_amid(speed):
+    config = {"batch_size": 4, "damaged": {3}}
+    plain = make(**config, num_threads=0)
+    batches = take(plain, 4)
+    echoed = [batch for batch in batches for _ in range(3)]
+    run = make(**config, echo=3, **speed)
+    assert_equal_batches(take(run, 12), echoed)
+    assert run.num_damaged == plain.num_damaged > 0
+    assert_equal_batches([run[k] for k in range(12)], echoed)
+
+    run = make(**config, echo=3, **speed)
+    first = take(run, 7)  # The second echo of the third batch is next.
+    again = make(**config, echo=3, num_threads=0)
+    again.set_state(run.get_state())
+    assert_equal_batches(first + take(again, 5), echoed)
+    assert again.num_damaged == plain.num_damaged
+    with pytest.raises(ValueError, match="checkpoint's run had"):
+        make(**config).set_state(run.get_state())
+
+
+def test_a_process_may_read_one_row():
+    rows = take(make(batch_size=1), 3)
+    assert_equal_batches(
+        [{name: x[:1] for name, x in take(make(batch_size=3), 1)[0].items()}], rows[:1]
+    )
+
+
 def test_state_of_other_data_is_refused():
     state = make(batch_size=4).get_state()
     for other in (make(batch_size=2), make(batch_size=4, seed=1), make(batch_size=4, count=11)):
