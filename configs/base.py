@@ -46,6 +46,7 @@ def config(size: str) -> ConfigDict:
                 loss="eps_mse",  # IV Eq. 2
                 caption_dropout=0.1,  # IM section 2.2
                 max_augmentation=1.0,  # IV section 2.5
+                logit_normal=config_dict.placeholder(tuple),  # None: t ~ U(0, 1), IV section 2
             ),
             train=dict(
                 num_steps=1_000_000,

@@ -36,17 +36,23 @@ class DenoisingConfig:
         guidance; 0.1 is Imagen's (arXiv 2205.11487, section 2.2).
       max_augmentation: t_aug is drawn uniformly from [0, max_augmentation); 1 is section 2.5. Less
         leaves out low-res clips that are nearly noise, of which a short run learns nothing.
+      logit_normal: mean m and deviation s of logit t ~ N(m, s^2), which spends more steps on the
+        noise levels in the middle, where layout and shapes are decided (arXiv 2403.03206, section
+        3.1); None draws t from U(0, 1), as Imagen Video does.
     """
 
     loss: StageLoss = "eps_mse"
     caption_dropout: float = 0.1
     max_augmentation: float = 1.0
+    logit_normal: tuple[float, float] | None = None
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout: {self.caption_dropout} is outside [0, 1]")
         if not 0 < self.max_augmentation <= 1:
             raise ValueError(f"max_augmentation: {self.max_augmentation} is outside (0, 1]")
+        if self.logit_normal is not None and not self.logit_normal[1] > 0:
+            raise ValueError(f"logit_normal: the deviation {self.logit_normal[1]} is not positive")
 
 
 def denoising_loss(
@@ -90,6 +96,7 @@ def denoising_loss(
         text_emb=text_emb,
         text_mask=text_mask,
         max_augmentation=config.max_augmentation,
+        logit_normal=config.logit_normal,
         layout=layout,
     )
     given = {"x": inputs.x, "eps": inputs.eps, "logsnr_t": inputs.logsnr_t}
@@ -131,6 +138,7 @@ def draw_inputs(
     text_emb: Float[Array, "m n d"],
     text_mask: Bool[Array, "m n"],
     max_augmentation: float,
+    logit_normal: tuple[float, float] | None = None,
     grid_steps: int | None = None,
     layout: Layout | None = None,
 ) -> Inputs:
@@ -143,7 +151,8 @@ def draw_inputs(
       text_emb: embedded captions.
       text_mask: True at their real tokens.
       max_augmentation: as in `DenoisingConfig`.
-      grid_steps: N, if t is one of 1 / N, ..., 1; None draws it from U(0, 1).
+      logit_normal: likewise.
+      grid_steps: N, if t is one of 1 / N, ..., 1; None leaves it continuous.
       layout: how clips are spread over devices.
     """
     x, is_image = constrain(layout, batch["video"], axes.PIXELS), batch.get("is_image")
@@ -158,6 +167,9 @@ def draw_inputs(
         return jnp.where(is_image[:, None], t, t[:, :1])
 
     t, step = draw_time("t"), None
+    if logit_normal is not None:
+        mean, deviation = logit_normal
+        t = jax.nn.sigmoid(mean + deviation * jax.scipy.special.ndtri(t))
     if grid_steps is not None:
         step = jnp.minimum((grid_steps * t).astype(jnp.int32), grid_steps - 1)
         t = (step + 1) / grid_steps

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from micro_cascade import BASE, SSR1, TOKENS, TSR1, drawn_params
 
 from imagen_video import resample
@@ -336,6 +337,23 @@ def test_packed_images_are_conditioned_and_measured_as_one_by_one(stage):
     assert np.abs(as_video - packed).max() > 1e-2
 
 
-def test_an_impossible_dropout_is_refused():
+@pytest.mark.parametrize("images", [(), range(200)], ids=["videos", "images"])
+def test_times_are_logit_normal_where_asked_for(seen, images):
+    config = DenoisingConfig(logit_normal=(0.6, 1.5))
+    batch = make_batch(BASE, 200, images=images)
+    seen.loss_of(BASE, config, None, batch)
+    seen.loss_of(BASE, DenoisingConfig(), None, batch)
+    logsnr, uniform = (np.asarray(call[1], np.float64).ravel() for call in seen)
+    low, high = np.arctan(np.exp(-10.0)), np.arctan(np.exp(10.0))
+    t, u = ((np.arctan(np.exp(-x / 2)) - low) / (high - low) for x in (logsnr, uniform))
+    logit = np.log(t / (1 - t))
+    assert scipy.stats.kstest(logit[:: len(logit) // 200], "norm", (0.6, 1.5)).pvalue > 0.01
+    # The quantile that the row's own uniform draw names: rows still draw alone.
+    np.testing.assert_allclose(scipy.stats.norm.cdf(logit, 0.6, 1.5), u, atol=1e-3)
+
+
+def test_impossible_values_are_refused():
     with pytest.raises(ValueError, match=r"caption_dropout: 1\.5 is outside"):
         DenoisingConfig(caption_dropout=1.5)
+    with pytest.raises(ValueError, match=r"logit_normal: the deviation 0\.0 is not positive"):
+        DenoisingConfig(logit_normal=(0.5, 0.0))
