@@ -72,7 +72,7 @@ class SpatialConv(nn.Module):
             return rearrange(h, "(b f) h w c -> b f h w c", f=frames)
 
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
-        h = _on_blocks(self.layout, convolve, h, kernel, axis=2, padding=rows)
+        h = _on_blocks(self.layout, convolve, h, kernel, axis=2, padding=rows, stride=self.stride)
         return h + bias.astype(self.dtype)
 
 
@@ -131,6 +131,7 @@ def _on_blocks(
     *,
     axis: int,
     padding: tuple[int, int],
+    stride: int = 1,
 ) -> Float[Array, "b f h2 w2 c2"]:
     """Convolves each device's block of the clip, joined to what it needs of its neighbours.
 
@@ -145,10 +146,14 @@ def _on_blocks(
       kernel: output channels are cut where the layout says so.
       axis: that the window runs over and that may be cut; others need no neighbour.
       padding: of that axis.
+      stride: along that axis, which is joined on every device if the stride does not divide the
+        blocks: their outputs would lie apart or overlap.
     """
     if layout is None:
         return convolve(h, kernel, padding)
     *cuts, _ = layout.spec(axes.CLIP, h.shape)
+    if cuts[axis] is not None and h.shape[axis] // layout.mesh.shape[cuts[axis]] % stride:
+        cuts[axis] = None
     *_, features = layout.spec((*axes.CLIP[:-1], axes.OUT), (*h.shape[:-1], kernel.shape[-1]))
     # A small kernel lies whole on every device, but its features are computed where they belong.
     *rest, last = (*layout.param_spec(KERNEL_AXES, kernel.shape), *(None,) * kernel.ndim)[:4]

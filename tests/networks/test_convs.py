@@ -1,0 +1,42 @@
+"""Convolutions of clips whose height is cut over devices, where strides do not divide the parts."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+SHARDED = """
+    import functools
+    import jax
+    import numpy as np
+    from imagen_video.networks.convs import SpatialConv
+    from imagen_video.sharding.layout import ShardingConfig, make_layout
+    from imagen_video.sharding.mesh import MeshShape
+
+    assert jax.device_count() == 4
+    mesh = MeshShape(data=1, fsdp=1, context=4, tensor=1)
+    layout = make_layout(ShardingConfig(mesh=mesh, context="height", min_rows=3))
+    for rows, stride, is_cut in ((32, 2, True), (24, 2, True), (20, 2, False), (24, 4, False)):
+        h = jax.random.normal(jax.random.key(0), (1, 2, rows, 8, 4))
+        conv = functools.partial(SpatialConv, 4, stride=stride)
+        params = conv().init(jax.random.key(1), h)
+        program = jax.jit(conv(layout=layout).apply).lower(params, h).compile()
+        np.testing.assert_allclose(program(params, h), conv().apply(params, h), atol=1e-5)
+        assert ("collective-permute" in program.as_text()) == is_cut, rows
+    print("sharded convolutions ok")
+"""
+
+
+def test_a_stride_that_does_not_divide_the_rows_of_a_device_is_that_of_the_whole():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHARDED)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "sharded convolutions ok" in result.stdout, result.stderr[-3000:]
