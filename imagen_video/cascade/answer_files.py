@@ -43,16 +43,23 @@ def finished(path: epath.Path, digest: str) -> dict[str, Any] | None:
     return manifest
 
 
-def check_files(out: epath.Path, entries: list[dict[str, Any]], *, save_stages: bool) -> None:
-    """Raises ValueError where a file that a finished request left, or should have, is not there."""
+def check_files(
+    out: epath.Path, entries: list[dict[str, Any]], *, record: epath.Path, save_stages: bool
+) -> None:
+    """Raises ValueError where a file that finished samples left, or should have, is not there.
+
+    Args:
+      out: the folder of the files.
+      entries: of the samples.
+      record: the manifest, or what is kept of a batch, that has the entries.
+      save_stages: whether each stage's clips should be there.
+    """
     for entry in entries:
         if save_stages and "stages" not in entry:
             raise ValueError(f"{out}: was sampled without its stages' clips; use another folder")
         for name in (entry["video"], entry["sheet"], *entry.get("stages", {}).values()):
             if not (out / name).is_file():
-                raise ValueError(
-                    f"{out / name}: is gone; delete {out / MANIFEST} to sample the folder again"
-                )
+                raise ValueError(f"{out / name}: is gone; delete {record} to sample it again")
 
 
 def write_samples(

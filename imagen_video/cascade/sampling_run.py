@@ -54,6 +54,8 @@ class SampleRequest:
     options: SamplingOptions = SamplingOptions()
 
     def __post_init__(self):
+        if isinstance(self.prompts, str):
+            raise ValueError(f"prompts: {self.prompts!r} is one string, not a tuple of them")
         if not self.prompts:
             raise ValueError("prompts: there are none")
         if self.num_samples < 1:
@@ -100,7 +102,7 @@ def run_request(
     def answered() -> dict[str, Any] | None:
         manifest = finished(out / MANIFEST, digest)
         if manifest is not None:
-            check_files(out, manifest["samples"], save_stages=save_stages)
+            check_files(out, manifest["samples"], record=out / MANIFEST, save_stages=save_stages)
             DirectoryStore(root=kept).clear()  # where a kill came after the manifest
         return manifest
 
@@ -158,8 +160,15 @@ def _sampled(
     What is not finished lies in `kept`, the entries of a finished batch beside it, in KEPT.json.
     """
     done, store = kept.with_suffix(".json"), DirectoryStore(root=kept)
-    entries = from_first(lambda: json.loads(done.read_text()) if done.exists() else None)
-    if entries is not None:
+
+    def sampled_before() -> list[dict[str, Any]] | None:
+        if not done.exists():
+            return None
+        entries = json.loads(done.read_text())
+        check_files(out, entries, record=done, save_stages=save_stages)
+        return entries
+
+    if (entries := from_first(sampled_before)) is not None:
         return entries
     results = cascade.run(
         [sample.prompt for sample in batch],
@@ -192,8 +201,14 @@ def _sampled(
 def check_request(
     cascade: Cascade, request: SampleRequest, out: epath.PathLike, *, batch_size: int = 4
 ) -> None:
-    """Raises the ValueError that `run_request` would raise before it samples; writes nothing."""
-    finished(any_path(out) / MANIFEST, _digest(cascade, request, batch_size))
+    """Raises ValueError where `out` would not do for `run_request`; writes nothing.
+
+    That another run is at work there is found by `run_request` alone.
+    """
+    out = any_path(out)
+    manifest = finished(out / MANIFEST, _digest(cascade, request, batch_size))
+    if manifest is not None:
+        check_files(out, manifest["samples"], record=out / MANIFEST, save_stages=False)
 
 
 def _digest(cascade: Cascade, request: SampleRequest, batch_size: int) -> str:

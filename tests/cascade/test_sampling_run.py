@@ -147,6 +147,23 @@ def test_a_finished_request_without_its_files_is_not_taken_for_answered(tmp_path
     assert video.read_bytes() == before
 
 
+def test_a_resumed_request_without_files_of_its_first_batch_is_not_taken_for_answered(tmp_path):
+    request = dataclasses.replace(REQUEST, prompts=("a", "b"), through="base")
+
+    def interrupt(*, stage, step, num_steps):
+        if any(tmp_path.glob("*-0.mp4")):
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        run_request(cascade(), request, tmp_path, batch_size=1, progress=interrupt)
+    with pytest.raises(ValueError, match="was sampled without its stages' clips"):
+        run_request(cascade(), request, tmp_path, batch_size=1, save_stages=True)
+    (video,) = tmp_path.glob("*-0.mp4")
+    video.unlink()
+    with pytest.raises(ValueError, match=r"-0\.mp4: is gone; delete .*batch_00000\.json to"):
+        run_request(cascade(), request, tmp_path, batch_size=1)
+
+
 @pytest.mark.parametrize(
     ("stage", "after_videos"), [("base", 0), ("tsr1", 0), ("tsr1", 2)], ids=str
 )
