@@ -121,6 +121,8 @@ class Stage:
     distilled_guidance: ConstantGuidance | OscillatingGuidance | GuidanceRange | None = None
 
     def __post_init__(self):
+        if self.text_tokens < 1:
+            raise ValueError(f"text_tokens: {self.text_tokens} is below 1")
         self.unet.check_size(self.output.height, self.output.width)
         if (self.input is not None) != self.unet.low_res:
             raise ValueError(f"unet.low_res: {self.unet.low_res}, but input is {self.input}")
@@ -149,6 +151,11 @@ class Stage:
                     raise ValueError(
                         f"output.{name}: {large} is not a multiple of the input's {small}"
                     )
+            if self.output.width != self.size_factor * self.input.width:
+                raise ValueError(
+                    f"output.width: {self.output.width} is not {self.size_factor} times the input's"
+                    f" {self.input.width}, as the height is"
+                )
 
     @property
     def frame_factor(self) -> int:
@@ -157,7 +164,7 @@ class Stage:
 
     @property
     def size_factor(self) -> int:
-        """Output height per input height; 1 for the base model."""
+        """Output height per input height, and width per width; 1 for the base model."""
         return self.output.height // self.input.height if self.input else 1
 
     def evaluations(self, sampling: Sampling) -> int:

@@ -32,6 +32,11 @@ from imagen_video.sharding.layout import Layout, constrain
 
 Attention = Literal["self", "cross", "none"]
 
+_POSITIVE = (
+    *("stem_channels", "max_frames", "text_in_dim", "text_dim", "emb_dim", "head_dim", "groups"),
+    "space_to_depth",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -45,7 +50,8 @@ class UNetConfig:
       attention: of each level; "self" reads pixels and caption, "cross" the caption alone.
       attention_every_block: after every block, or once at the end of each DBlock and UBlock.
       temporal: "attention" in the base model, "convolution" in super-resolution models.
-      max_frames: longest clip whose frame offsets have a bias of their own (temporal attention).
+      max_frames: longest clip whose frame offsets have embeddings of their own, where `temporal` is
+        attention.
       low_res: whether a low-resolution clip is concatenated to z_t.
       guidance_weight: whether the guidance weight is an input (distilled models).
       text_in_dim: width of the frozen encoder's embeddings.
@@ -87,6 +93,9 @@ class UNetConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
         levels = len(self.channels)
         for name in ("strides", "num_blocks", "attention"):
             if len(getattr(self, name)) != levels:
@@ -109,8 +118,6 @@ class UNetConfig:
             raise ValueError(
                 f"text_dim: {self.text_dim} is not a multiple of head_dim {self.head_dim}"
             )
-        if self.emb_dim % 2:
-            raise ValueError(f"emb_dim: {self.emb_dim} is not even")
 
     @property
     def size_multiple(self) -> int:

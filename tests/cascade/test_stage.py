@@ -149,6 +149,11 @@ def test_a_stage_survives_json_and_is_a_key():
             lambda: dataclasses.replace(SSR1, output=Grid(frames=8, height=6, width=16)),
             r"output\.height: 6 is not a multiple of the input's 4",
         ),
+        (
+            lambda: dataclasses.replace(SSR1, output=Grid(frames=8, height=8, width=32)),
+            r"output\.width: 32 is not 2 times the input's 8",
+        ),
+        (lambda: dataclasses.replace(BASE, text_tokens=0), "text_tokens: 0 is below 1"),
         (lambda: dataclasses.replace(SSR1, input=None), r"unet\.low_res"),
         (lambda: dataclasses.replace(BASE, input=BASE.output), r"unet\.low_res"),
         (lambda: dataclasses.replace(SSR1, sampling=SAMPLING), r"sampling\.augmentation"),

@@ -281,6 +281,9 @@ def test_any_size_that_the_strides_divide_runs_and_others_are_refused_by_multipl
         ("stem_channels", 18, "18 is not a multiple of groups"),
         ("head_dim", 12, "head_dim"),
         ("num_blocks", (1, 0), "num_blocks"),
+        ("groups", 0, "groups: 0 is below 1"),
+        ("max_frames", 0, "max_frames: 0 is below 1"),
+        ("space_to_depth", 0, "space_to_depth: 0 is below 1"),
     ],
 )
 def test_impossible_configurations_are_refused_by_field(field, value, message):
