@@ -23,6 +23,7 @@ from imagen_video.data.embedding_cache import (
     write_shard,
 )
 from imagen_video.files import held
+from imagen_video.sharding.processes import from_first
 from imagen_video.text.text_model import TextModel
 from imagen_video.text.tokenizer import PAD_ID, warn_of_truncation
 
@@ -110,10 +111,13 @@ def embed_captions(
     )
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    with held(out) if index == 0 else contextlib.nullcontext():
-        if index == 0:
+    with contextlib.ExitStack() as holding:
+
+        def begin() -> None:
+            holding.enter_context(held(out))
             begin_cache(out, header, ordered)
-        _wait_for_all("embedding cache begun")
+
+        from_first(begin)
         report = _embed_files(
             range(index, len(header.shards), count),
             ordered,
@@ -124,13 +128,9 @@ def embed_captions(
             batch_size=min(batch_size, shard_captions, len(ordered)),
             progress=progress,
         )
-        _wait_for_all("embedding cache finished")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("embedding cache finished")
     return report
-
-
-def _wait_for_all(where: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
 
 
 def _embed_files(
