@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Trains the embedded demonstration from nothing: text encoder, then the seven tiny stages, and
-# exports what the package ships. Every part resumes where it stopped.
+# Trains the parts of the embedded demonstration from nothing, the text encoder and the seven tiny
+# stages, and exports them as the package ships them. Every part resumes where it stopped. The stages
+# read the encoder that the package has, so that they go with its other stages; one just trained is
+# read with: STAGE ... -- --config.text.encoder=WORKDIR/weights/text_encoder.safetensors
+# --config.text.tokenizer=WORKDIR/weights/tokenizer.model
 #
 #   bash launch/train_demo.sh WORKDIR [STAGE ...] [-- FLAGS of imagen-video train]
 #

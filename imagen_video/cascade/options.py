@@ -34,7 +34,7 @@ class SamplingOptions:
         if self.thresholding not in (None, "static", "dynamic"):
             raise ValueError(f"thresholding: {self.thresholding!r} is not 'static' or 'dynamic'")
         if self.steps not in (None, "published") and not (
-            isinstance(self.steps, int) and self.steps >= 1
+            type(self.steps) is int and self.steps >= 1
         ):
             raise ValueError(f"steps: {self.steps!r} is not 'published' or a number from 1")
 

@@ -8,13 +8,11 @@ previous stage's own grid, once per sample, before the clip is resampled to this
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from imagen_video.array_types import LogSNR, Video
 from imagen_video.diffusion.process import diffuse
-from imagen_video.diffusion.schedules import CosineSchedule
 
 
 def logsnr_from_snr(snr: float) -> float:
@@ -51,22 +49,6 @@ class AugmentationLevel:
     def broadcast(self, batch: int) -> Float[Array, " b"]:
         """Returns the log-SNR of each of `batch` samples, float32."""
         return jnp.full((batch,), self.logsnr, jnp.float32)
-
-
-def draw_logsnr(
-    key: Key[Array, ""], *, shape: tuple[int, ...], schedule: CosineSchedule
-) -> Float[Array, "..."]:
-    """Returns log-SNRs at times drawn from U(0, 1), as in training, float32.
-
-    Uniform time through the schedule is the practice of Imagen and of cascaded diffusion models;
-    the Imagen Video paper says "random" only.
-
-    Args:
-      key: one key for all draws.
-      shape: (), (b,) or (b, f).
-      schedule: time to log-SNR.
-    """
-    return schedule(jax.random.uniform(key, shape, jnp.float32))
 
 
 def augment(low_res: Video, *, eps: Video, logsnr: LogSNR) -> Video:

@@ -83,7 +83,7 @@ class SpaceTimeBlock(nn.Module):
       features: channels out.
       attention: "self" (pixels and caption), "cross" (caption alone) or "none".
       temporal: "attention" (base) or "convolution" (super-resolution stages).
-      max_offset: reach of the relative position bias, where temporal is "attention".
+      max_offset: reach of the relative position embeddings, where temporal is "attention".
       layout: how activations are spread over devices; None leaves that open.
     """
 

@@ -1,9 +1,9 @@
 """The one list of logical axis names: modules say what an axis is, rules say where it goes.
 
 Activations of a clip are (BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS), or PIXELS where the channels are
-three colours; TEXT is the width of projected captions. Kernels of convolutions and projections are
-(..., IN, OUT); attention kernels are (IN, HEADS, HEAD_DIM) and (HEADS, HEAD_DIM, OUT). LAYERS is
-the stacked axis of scanned blocks and is never split.
+colours, never cut; TEXT is the width of projected captions. Kernels of convolutions and projections
+are (..., IN, OUT); attention kernels are (IN, HEADS, HEAD_DIM) and (HEADS, HEAD_DIM, OUT). LAYERS
+is the stacked axis of scanned blocks and is never split.
 """
 
 BATCH = "batch"

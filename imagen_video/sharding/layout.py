@@ -15,7 +15,8 @@ from imagen_video.sharding.mesh import CONTEXT, DATA, FSDP, MESH_AXES, TENSOR, M
 
 Names = tuple[str | None, ...]
 
-# Logical axis to mesh axes; what is not here is never cut. Frames or height are added per run.
+# Logical axis to mesh axes; what is not here is not cut by its name. Frames or height are added per
+# run.
 RULES = {
     axes.BATCH: (DATA, FSDP),
     axes.CHANNELS: (TENSOR,),
@@ -73,8 +74,8 @@ class Layout:
     def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
         """Returns which mesh axes cut each dimension of an array.
 
-        A dimension that its mesh axes do not divide is cut by as many of them as do; that is
-        logged, once for each shape.
+        A dimension that its mesh axes do not divide is cut by the first so many of them as do;
+        that is logged, once for each shape.
 
         Args:
           names: of the dimensions; None for one that is never cut.
@@ -120,7 +121,8 @@ class Layout:
         """Returns the sharding of every parameter.
 
         Where no dimension took the fsdp axis by its name, the largest one that fsdp divides takes
-        it, so that memory is cut all the same.
+        it, so that memory is cut all the same; but for stacked layers and dimensions that are cut
+        already. Parameters below `SMALL` are not cut.
 
         Args:
           names: a tree of tuples of logical names.

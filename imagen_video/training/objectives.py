@@ -34,7 +34,8 @@ class DenoisingConfig:
         low-res input (`Stage.low_res_error`), by which all noise levels begin alike.
       caption_dropout: share of captions replaced by the unconditional one, for classifier-free
         guidance; 0.1 is Imagen's (arXiv 2205.11487, section 2.2).
-      max_augmentation: t_aug is drawn uniformly from [0, max_augmentation); 1 is section 2.5. Less
+      max_augmentation: t_aug is drawn uniformly from [0, max_augmentation). Section 2.5 says
+        "random"; uniform up to 1 is the practice of Imagen and of cascaded diffusion models. Less
         leaves out low-res clips that are nearly noise, of which a short run learns nothing.
       logit_normal: mean m and deviation s of logit t ~ N(m, s^2), which spends more steps on the
         noise levels in the middle, where layout and shapes are decided (arXiv 2403.03206, section
