@@ -63,7 +63,8 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
 
     Raises:
       ValueError: a rung diverged; the teacher's weights are missing or of another stage or text
-        model; `workdir` holds a ladder of another configuration, or another run is at work in it.
+        model; `workdir` holds a ladder of another configuration, data or first teacher, or another
+        run is at work in it.
     """
     if run.teacher is None:
         raise ValueError("config.teacher: name the weights file or work directory to distil from")
@@ -71,7 +72,7 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
     layout = run_layout(run.sharding)
     root, rungs = epath.Path(workdir), ladder(run)
     for rung in rungs:
-        ladder_files.check_same_rung(root / rung.name, rung)
+        ladder_files.check_same_rung(root / rung.name, rung, run, is_first=rung is rungs[0])
     before = None
     # The whole ladder is held, not a rung: between two, a second run would take the next one.
     with contextlib.ExitStack() as alone:
@@ -84,7 +85,11 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
             if is_first():
                 if before is None:  # nothing is made for a teacher that does not fit
                     alone.enter_context(held(workdir))
-                ladder_files.write_ladder(root, [rung.name for rung in rungs])
+                ladder_files.write_ladder(
+                    root,
+                    [rung.name for rung in rungs],
+                    max_error=run.distillation.max_error,
+                )
             if found is None:
                 result = _climb(run, rung, teacher_params, text=text, folder=folder, layout=layout)
             else:
@@ -183,11 +188,10 @@ def student_start(rung: Rung, teacher_params: Any) -> Any:
 
 
 def _check_converged(result: RungResult, max_error: float) -> None:
-    before, error = result.error_before, result.error
-    if before is None or error is None or error > max(before, max_error):
+    if not ladder_files.has_converged(records.to_dict(result), max_error):
         raise ValueError(
-            f"{result.name}: diverged: its error is {error}, {before} before training, and"
-            f" distillation.max_error is {max_error}; {ADVICE}"
+            f"{result.name}: diverged: its error is {result.error}, {result.error_before} before"
+            f" training, and distillation.max_error is {max_error}; {ADVICE}"
         )
 
 

@@ -1,6 +1,6 @@
 """What a ladder leaves in its work directory besides its rungs' checkpoints.
 
-ladder.json              names of the rungs, the first one first
+ladder.json              names of the rungs, the first one first, and the error of a good one
 RUNG/                    a training run's work directory
 RUNG/evaluation.json     how close the student came; there once the rung is finished
 """
@@ -21,19 +21,29 @@ def last_rung(workdir: epath.Path) -> epath.Path:
     """Returns the folder of a finished ladder's last student.
 
     Raises:
-      ValueError: the ladder is not finished.
+      ValueError: the ladder is not finished, or its last rung diverged.
     """
-    names = json.loads((workdir / LADDER_FILE).read_text())["rungs"]
+    ladder = json.loads((workdir / LADDER_FILE).read_text())
+    names = ladder["rungs"]
     for name in names:
         if read_evaluation(workdir / name) is None:
             raise ValueError(f"{workdir}: the ladder is not finished, {name} of {names} is missing")
+    evaluation = read_evaluation(workdir / names[-1])
+    if "max_error" in ladder and not has_converged(evaluation, ladder["max_error"]):
+        raise ValueError(f"{workdir}: {names[-1]} diverged: its error is {evaluation['error']}")
     return workdir / names[-1]
 
 
-def write_ladder(workdir: epath.Path, names: Sequence[str]) -> None:
+def has_converged(evaluation: Mapping[str, Any], max_error: float) -> bool:
+    """Whether a student's error is at most `max_error`, or at least what it began with."""
+    before, error = evaluation["error_before"], evaluation["error"]
+    return before is not None and error is not None and error <= max(before, max_error)
+
+
+def write_ladder(workdir: epath.Path, names: Sequence[str], *, max_error: float) -> None:
     """Notes which rungs there will be, in a folder that is made where there is none."""
     workdir.mkdir(parents=True, exist_ok=True)
-    _write(workdir / LADDER_FILE, {"rungs": list(names)})
+    _write(workdir / LADDER_FILE, {"rungs": list(names), "max_error": max_error})
 
 
 def read_evaluation(rung: epath.Path) -> dict[str, Any] | None:
@@ -47,17 +57,42 @@ def write_evaluation(rung: epath.Path, evaluation: Mapping[str, Any]) -> None:
     _write(rung / EVALUATION_FILE, evaluation)
 
 
-def check_same_rung(folder: epath.Path, record: Any) -> None:
-    """Raises ValueError if a rung in `folder` was begun under another configuration."""
+def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) -> None:
+    """Raises ValueError if a rung in `folder` was begun under another configuration.
+
+    Args:
+      folder: of the rung, which may not have begun.
+      rung: its record.
+      run: that of the ladder, of which the data count, but not how fast they are read.
+      is_first: whether the rung's teacher is that of the ladder, which counts, too.
+    """
     path = folder / "config.json"
     if not path.exists():
         return
-    begun, wanted = json.loads(path.read_text()).get("run"), records.to_dict(record)
+    config = json.loads(path.read_text())
+    _check_equal(folder, _current(config.get("run"), rung), records.to_dict(rung))
+    begun, wanted = _current(config.get("ladder"), run), records.to_dict(run)
+    for field in ("data", "teacher") if is_first else ("data",):
+        pair = ({field: ladder.get(field)} for ladder in (begun or {}, wanted))
+        _check_equal(folder, *map(_without_speed, pair))
+
+
+def _current(begun: Any, record: Any) -> Any:
+    """What was begun, with the defaults of fields that have come since then."""
     try:
-        # Fields that have come since then have their defaults.
-        begun = records.to_dict(records.from_dict(type(record), begun))
+        return records.to_dict(records.from_dict(type(record), begun))
     except ValueError:  # It says otherwise what differs.
-        pass
+        return begun
+
+
+def _without_speed(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    speed = ("num_threads", "num_workers")
+    return {name: _without_speed(item) for name, item in value.items() if name not in speed}
+
+
+def _check_equal(folder: epath.Path, begun: Any, wanted: Any) -> None:
     if begun != wanted:
         field = _first_difference(begun, wanted)
         raise ValueError(f"{folder}: was begun with another {field}; use another work directory")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,32 @@ def test_a_rung_that_ends_further_away_than_it_began_ends_the_ladder(tmp_path, t
         r.name for r in climb(dataclasses.replace(run, distillation=allowed), tmp_path / "work")
     ]
     assert names == ["guided", "steps_0002"]
+
+
+def test_a_last_rung_that_diverged_is_no_student(tmp_path, toy):
+    optimizer = OptimizerConfig(learning_rate=50.0, warmup_steps=0, schedule="linear")
+    run = dataclasses.replace(toy, halving=dataclasses.replace(toy.halving, optimizer=optimizer))
+    with pytest.raises(ValueError, match=r"^steps_0002: diverged: its error is"):
+        climb(run, tmp_path)
+    with pytest.raises(ValueError, match="steps_0002 diverged: its error is"):
+        load_stage_weights(tmp_path)
+    allowed = dataclasses.replace(run.distillation, max_error=1e9)
+    climb(dataclasses.replace(run, distillation=allowed), tmp_path)
+    load_stage_weights(tmp_path)
+
+
+def test_another_teacher_or_other_data_do_not_go_on_with_a_ladder(tmp_path, toy, undisturbed):
+    data = dataclasses.replace(toy.data, image_share=0.25)
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(toy.teacher, moved)
+    for run, field in (
+        (dataclasses.replace(toy, data=data), r"data\.image_share"),
+        (dataclasses.replace(toy, teacher=str(moved)), "teacher"),
+    ):
+        with pytest.raises(ValueError, match=rf"guided: was begun with another {field} "):
+            climb(run, tmp_path / "undisturbed")
+    faster = dataclasses.replace(toy.data, num_threads=toy.data.num_threads + 1)
+    climb(dataclasses.replace(toy, data=faster), tmp_path / "undisturbed")
 
 
 def test_a_rung_without_a_finite_gradient_ends_the_ladder(tmp_path, toy, monkeypatch):
