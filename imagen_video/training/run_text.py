@@ -108,7 +108,7 @@ def check_same_text(source: str, text: RunText) -> None:
     if source.endswith(".safetensors"):
         digest, made_of = load_stage(source).text_digest, ""
     else:
-        before = _config_before(epath.Path(source))
+        before = config_before(epath.Path(source))
         if before is None:
             return
         digest = before.get("text_digest", text.digest)
@@ -121,8 +121,8 @@ def check_same_text(source: str, text: RunText) -> None:
         )
 
 
-def _config_before(root: epath.Path) -> dict[str, Any] | None:
-    """The config of a stage's run, or of a rung's, that a work directory was begun with.
+def config_before(root: epath.Path) -> dict[str, Any] | None:
+    """Returns the config of a stage's run, or a rung's, that a work directory was begun with.
 
     None where the run has no checkpoint yet, so that it may be begun with another.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 from imagen_video import records
 from imagen_video.array_types import KeyArray
@@ -22,6 +23,7 @@ from imagen_video.training.run_text import (
     cache_of,
     caption_fn,
     check_same_text,
+    config_before,
     encode_fn,
     frozen_params,
 )
@@ -152,7 +154,7 @@ def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> 
 
 
 def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]:
-    """Yields the captions that the run may read: of clips, and of still images if it packs any.
+    """Returns the captions that the run may read: of clips, and of still images if it packs any.
 
     Raises:
       ValueError: an epoch has more than `most` captions of a kind.
@@ -163,9 +165,11 @@ def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]
             f"data.source.size: {source.size} captions are too many to embed, ask for at most"
             f" {most} or train without a cache"
         )
-    for is_image, wanted in ((False, share < 1), (True, share > 0)):
-        for index in range(source.size if wanted else 0):
-            yield source.caption(index, split="train", is_image=is_image)
+    return (
+        source.caption(index, split="train", is_image=is_image)
+        for is_image, wanted in ((False, share < 1), (True, share > 0))
+        for index in range(source.size if wanted else 0)
+    )
 
 
 def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
@@ -179,13 +183,23 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
 
     Raises:
       ValueError: the embeddings are not as wide as the network expects; the cache is of another
-        text model, or lacks a caption; or the work directory was trained with another.
+        text model, or lacks a caption; or the work directory was trained with another,
+        or holds a run of another stage.
     """
     check_text(run.stage, text)
     if run.text.cache is not None and isinstance(text, TextModel):
         text = cache_of(dataclasses.replace(text, paths=run.text))
-    for directory in filter(None, (workdir, run.train.init_from)):
-        check_same_text(directory, text)
+    before = config_before(epath.Path(workdir))
+    if before is None:
+        if run.train.init_from is not None:
+            check_same_text(run.train.init_from, text)
+    else:
+        check_same_text(workdir, text)
+        begun = before["run"].get("stage", {}).get("name", run.stage.name)
+        if begun != run.stage.name:
+            raise ValueError(
+                f"{workdir}: holds a run of {begun}, not of {run.stage.name}; use another folder"
+            )
     layout = run_layout(run.sharding)
 
     def init_fn(key: KeyArray) -> Any:

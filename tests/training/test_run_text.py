@@ -16,6 +16,7 @@ import pytest
 from micro_cascade import BASE, drawn_params, text_model
 from small_epoch import STAGE, run_of
 
+from imagen_video import records
 from imagen_video.cascade.embedding import embed_captions
 from imagen_video.networks import conditioning
 from imagen_video.text.frozen_t5 import make_frozen_t5
@@ -270,6 +271,17 @@ def test_a_work_directory_with_a_damaged_config_is_named(tmp_path, content):
     with pytest.raises(ValueError, match=r"config\.json: d(amaged|oes not say)") as caught:
         check_same_text(str(tmp_path), text_model())
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_work_directory_of_another_stage_is_refused(tmp_path):
+    """Two stages may have parameters of the same shapes."""
+    run = run_of(num_steps=1)
+    other = dataclasses.replace(run, stage=dataclasses.replace(run.stage, name="tsr3"))
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    config = {"run": records.to_dict(other), "text_digest": text_model().digest}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds a run of tsr3, not of tsr1; use another folder"):
+        train_stage(run, text=text_model(), workdir=str(tmp_path))
 
 
 def test_a_rung_of_a_ladder_says_what_it_was_trained_with(tmp_path):
