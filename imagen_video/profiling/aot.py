@@ -39,7 +39,8 @@ class Report:
       compile_seconds: on this machine.
       host_gib: most memory this process has had.
       model_tflops: that the model asks for, all chips together, without recomputation or padding.
-      missing_gib: memory that the program wants beyond the chip's; None if it fits.
+      missing_gib: memory that the program wants beyond the chip's; None if it fits, or where
+        the compiler does not say.
       compiled: None where the program does not fit.
     """
 

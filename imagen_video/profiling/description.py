@@ -60,6 +60,7 @@ def describe_stage(stage: Stage) -> StageDescription:
         text_mask=jax.ShapeDtypeStruct(tokens, jnp.bool_),
         low_res=None if stage.input is None else z_t,
         low_res_logsnr=None if stage.input is None else logsnr,
+        guidance_weight=logsnr if stage.unet.guidance_weight else None,
     )
 
     def evaluate(params, z_t, logsnr_t, cond):

@@ -42,7 +42,9 @@ def _row(report: dict) -> str:
     names = [report["stage"], report["program"], report["slice"], str(report["rows"])]
     compiled = report["compiled"]
     if compiled is None:
-        cells = [f"does not fit, {report['missing_gib']:.1f} too many", "", "", ""]
+        missing = report["missing_gib"]
+        too_many = "" if missing is None else f", {missing:.1f} too many"
+        cells = [f"does not fit{too_many}", "", "", ""]
     else:
         memory = compiled["arguments_gib"] + compiled["temporaries_gib"]
         ceiling = compiled["ceiling"]

@@ -1,5 +1,6 @@
 """The training step of a distillation, for devices that need not exist."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -62,8 +63,14 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
             layout=layout,
         )
 
-    def student_loss(params: Any, batch: Any, key: KeyArray):
-        return denoising_loss(rung.teacher, as_stage.objective, params, None, batch, key)
+    # An input for w, if a network has one, costs next to nothing.
+    evaluated = dataclasses.replace(
+        rung.teacher, unet=dataclasses.replace(rung.teacher.unet, guidance_weight=False)
+    )
+    evaluated_params = jax.eval_shape(lambda: init_stage_params(evaluated, jax.random.key(0)))
+
+    def forward_loss(params: Any, batch: Any, key: KeyArray):
+        return denoising_loss(evaluated, as_stage.objective, params, None, batch, key)
 
     part = batch
     if config.microbatches > 1:
@@ -71,9 +78,8 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
     count = functools.partial(count_flops, padded_taps=False)
     whole = functools.partial(loss_fn, layout=None)
     key = jax.random.key(0)
-    # An input for w, if the student has one, costs next to nothing.
     flops = count(whole, state.params, part, key, teacher)
-    flops += 2 * count(student_loss, teacher, part, key)
+    flops += 2 * count(forward_loss, evaluated_params, part, key)
 
     shardings = layout.params(stage_param_axes(rung.teacher), teacher)
     step = make_train_step(

@@ -31,6 +31,13 @@ def test_a_row_has_the_stages_grid_and_its_parameters():
     assert found.params == counted == count_params(drawn_params(TSR1)) > 0
 
 
+def test_a_network_that_reads_the_weight_is_counted_too():
+    reads_w = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, guidance_weight=True))
+    found, plain = describe_stage(reads_w), describe_stage(SSR1)
+    assert found.params > plain.params
+    assert plain.flops_per_eval < found.flops_per_eval < 1.02 * plain.flops_per_eval
+
+
 def test_a_convolutional_stage_grows_with_its_pixels():
     unet = dataclasses.replace(SSR1.unet, attention=("none",))
     small = dataclasses.replace(SSR1, unet=unet)

@@ -30,9 +30,11 @@ def test_each_report_is_a_row_and_the_versions_are_named(tmp_path):
     large = REPORT | {"slice": "v5e:2x2", "fits": False, "missing_gib": 3.25, "compiled": None}
     (tmp_path / "b.json").write_text(json.dumps(REPORT))
     (tmp_path / "a.json").write_text(json.dumps(large))
+    (tmp_path / "c.json").write_text(json.dumps(large | {"missing_gib": None}))
     lines = report_table(tmp_path).splitlines()
     assert lines[2] == "| ssr3 | sample | v5e:2x2 | 1 | does not fit, 3.2 too many |  |  |  |"
     assert lines[3] == "| ssr3 | sample | v5e:4x4 | 1 | 12.3 of 16 | 1.7 | 28% | 40% |"
+    assert lines[4] == "| ssr3 | sample | v5e:2x2 | 1 | does not fit |  |  |  |"
     assert {line.count("|") for line in lines[:4]} == {9}
     assert lines[-1].endswith("jax 0.10.2, libtpu 0.0.42.")
 

@@ -7,7 +7,7 @@ import pytest
 from micro_cascade import BASE, stage_run
 
 from imagen_video.cli.main import main
-from imagen_video.diffusion.guidance import ConstantGuidance
+from imagen_video.diffusion.guidance import ConstantGuidance, GuidanceRange
 from imagen_video.profiling.programs import training_program
 from imagen_video.profiling.rung_program import rung_program
 from imagen_video.sharding.layout import ShardingConfig, make_layout
@@ -15,9 +15,9 @@ from imagen_video.training.optimizer import OptimizerConfig
 from imagen_video.training.rungs import Distillation, DistillRun
 
 
-def run_of(weight):
+def run_of(weight=2.0, *, guidance=None):
     trained = stage_run(BASE, optimizer=OptimizerConfig(warmup_steps=0))
-    guidance = ConstantGuidance(weight=weight)
+    guidance = guidance or ConstantGuidance(weight=weight)
     return DistillRun(
         stage=BASE,
         teacher=None,
@@ -29,8 +29,9 @@ def run_of(weight):
     )
 
 
-def test_a_step_is_five_evaluations_two_of_them_the_teachers():
-    run, layout = run_of(2.0), make_layout(ShardingConfig())
+@pytest.mark.parametrize("guidance", [ConstantGuidance(weight=2.0), GuidanceRange()], ids=str)
+def test_a_step_is_five_evaluations_two_of_them_the_teachers(guidance):
+    run, layout = run_of(guidance=guidance), make_layout(ShardingConfig())
     training = training_program(stage_run(BASE), layout)
     for kind, batch_size in (("guide", 2), ("halve", 4)):
         program, rows = rung_program(run, kind, layout)
