@@ -22,7 +22,7 @@ _ADAM_RMS = 0.2  # of an Adam update, arXiv 2502.16982 section 2.2
 
 
 def scale_by_muon(*, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Orthogonalised momentum for every kernel, Adam (Nesterov's form) for all other parameters.
+    """Orthogonalised momentum for kernels, Adam (Nesterov's form) for all else and the last layer.
 
     Args:
       b1: decay of Adam's mean; Muon's momentum keeps its usual 0.95.
@@ -54,8 +54,9 @@ def matrix_axes(params: Params) -> Params:
         if names[-1] != "kernel" or names[0] == _LAST_LAYER:
             return None
         first = int(is_scanned(names[0]))
-        columns = 2 if names[-2] in _TO_HEADS else 1
         axes = tuple(range(first, leaf.ndim))
+        # Of T5 the heads are one axis already.
+        columns = 2 if names[-2] in _TO_HEADS and len(axes) > 2 else 1
         return MuonDimensionNumbers(reduction_axis=axes[:-columns], output_axis=axes[-columns:])
 
     return jax.tree_util.tree_map_with_path(of_leaf, params)

@@ -10,9 +10,12 @@ import micro_cascade
 import numpy as np
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 from imagen_video.networks.unet import init_params
 from imagen_video.records import from_dict, to_dict
+from imagen_video.text.masking import init_masked_params
+from imagen_video.text.t5_encoder import T5Config
 from imagen_video.training.muon import matrix_axes
 from imagen_video.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
@@ -204,3 +207,12 @@ def test_muon_knows_every_kernel_of_a_unet():
             columns = math.prod(leaf.shape[axis] for axis in leaf_axes.output_axis)
             # Widths of this network; head_dim alone would be 4.
             assert columns in (8, 16, 32), names
+
+
+def test_muon_takes_the_projections_of_t5_whole():
+    config = T5Config(vocab_size=9, emb_dim=8, num_heads=2, head_dim=3, mlp_dim=8, num_layers=1)
+    params = jax.eval_shape(lambda: init_masked_params(config, jax.random.key(0)))
+    for path, leaf_axes in jax.tree_util.tree_leaves_with_path(
+        matrix_axes(params), is_leaf=lambda leaf: isinstance(leaf, MuonDimensionNumbers)
+    ):
+        assert (leaf_axes.reduction_axis, leaf_axes.output_axis) == ((0,), (1,)), path
