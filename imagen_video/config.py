@@ -164,7 +164,8 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
       program: of `in_recipe`.
 
     Raises:
-      ValueError: a recipe names no field of the config, or one of another type.
+      ValueError: the config is of no stage; or a recipe names no field of it, or one of another
+        type.
     """
     if flag_values.slice is None:
         return flag_values.config
@@ -192,6 +193,8 @@ def in_recipe(
     Raises:
       ValueError: a recipe names no field of the config, or one of another type.
     """
+    if "stage" not in config:
+        raise ValueError("config: has no stage; name a configs/stages/NAME.py, or its distillation")
     recipes, stage = load_recipes(), config.stage.name
     programs = ("guide", "halve") if program == "distill" else (program,)
     recipe = {}

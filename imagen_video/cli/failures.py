@@ -20,8 +20,8 @@ EXTRAS = {
 def report(error: BaseException, command: str) -> int | None:
     """Says what went wrong and returns the exit code; None for a bug, whose traceback is wanted.
 
-    Exit codes: 2 a mistake of the user's or a missing package, 130 interrupted, 141 nobody reads
-    the output.
+    Exit codes: 2 a mistake of the user's, a run that diverged or a missing package, 130
+    interrupted, 141 nobody reads the output.
     """
     match error:
         case BrokenPipeError():  # The reader of a pipe, such as `head`, has seen enough.
@@ -37,7 +37,7 @@ def report(error: BaseException, command: str) -> int | None:
         ) if name in EXTRAS:
             _say(f"{command} needs {name}: pip install 'imagen-video[{EXTRAS[name]}]'")
             return 2
-        case flags.Error() | ValueError() | OSError():
+        case flags.Error() | ValueError() | OSError() | FloatingPointError():
             if os.environ.get("IMAGEN_VIDEO_TRACEBACK", "0") != "0":
                 return None
             _say(_one_line(error))

@@ -2,7 +2,7 @@
 
 A command is a module with a docstring, `define(flag_values)`, which defines its flags in the
 `CommandFlags` it is given, and `run(flag_values)`, which does the work and returns None or an exit
-code: 0 done, or one of failures.py.
+code: 0 done, one of failures.py, or the command's own.
 """
 
 import importlib

@@ -17,7 +17,8 @@ def prompts(flag_values: CommandFlags) -> tuple[str, ...]:
     """Returns all prompts, those of the file last.
 
     Raises:
-      ValueError: there are none, or the file cannot be read.
+      ValueError: there are none.
+      OSError: the file cannot be read.
     """
     found = list(flag_values.prompt)
     if flag_values.prompts is not None:

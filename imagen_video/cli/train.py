@@ -50,4 +50,10 @@ def run(flag_values: CommandFlags) -> None:
         )
         train_stage(stage_run, text=text, workdir=workdir)
     else:
+        import jax
+
+        if flag_values.slice or jax.process_count() > 1:
+            raise ValueError(
+                "the text encoder trains in one process, and has no recipe for a slice"
+            )
         train_text(to_record(TextRun, config), workdir=workdir)

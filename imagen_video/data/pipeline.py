@@ -273,8 +273,8 @@ class Batches:
         """Goes to where `get_state` was called.
 
         Raises:
-          ValueError: the state is of other data, seed, batch size or mixture, so that the run
-            could not go on as it began.
+          ValueError: the state is of another number of records, seed, batch size, echo, frames or
+            share of images, so that the run could not go on as it began.
         """
         state = {"echo": 1} | state  # older checkpoints do not say it
         for name, value in self._identity.items():

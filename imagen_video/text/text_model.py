@@ -118,7 +118,7 @@ def load_text_model(
     )
     rows = text.encoder.config.vocab_size
     if tokenizer.vocab_size > rows:
-        # Their embeddings would be those of the last row, and nobody would notice.
+        # Their embeddings would be NaN.
         raise ValueError(
             f"tokenizer {paths.tokenizer}: {tokenizer.vocab_size} pieces, more than the {rows} rows"
             f" of encoder {paths.encoder}; they belong to different text models"

@@ -120,7 +120,8 @@ def train(
     """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
     A run killed at any moment and started again ends with the same bits, on the same machine, as
-    one never disturbed. SIGTERM and Ctrl-C save a checkpoint before the run ends.
+    one never disturbed. SIGTERM and, where there is one process, Ctrl-C save a checkpoint before
+    the run ends.
 
     Args:
       init_fn: key to float32 parameters.
@@ -226,7 +227,7 @@ class _Reports:
     def __init__(self, config: TrainConfig, start: int, writer: MetricWriter, progress: Progress):
         self._config, self._writer, self._progress = config, writer, progress
         self._since_report: list[Metrics] = []
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = 0  # up to the last report
 
     def add(self, step: int, metrics: Metrics) -> None:
         jax.block_until_ready(metrics)
@@ -237,8 +238,10 @@ class _Reports:
         steps = jax.device_get(self._since_report)
         self._since_report = []
         applied = [m for m in steps if not m["skipped"]]
+        longest = 0
         for m in steps:
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if m["skipped"] else 0
+            longest = max(longest, self._skipped_in_a_row)
         means = {name: math.nan for name in steps[0]}
         means |= {name: float(np.mean([m[name] for m in applied])) for name in means if applied}
         means["skipped"] = float(len(steps) - len(applied))
@@ -246,9 +249,9 @@ class _Reports:
         self._progress.report(step, means["loss"])
         if means["skipped"]:
             logging.warning("step %d: skipped %d of %d steps", step, means["skipped"], len(steps))
-        if self._skipped_in_a_row >= self._config.max_skipped:
+        if longest >= self._config.max_skipped:
             raise FloatingPointError(
-                f"step {step}: {self._skipped_in_a_row} steps in a row without a finite gradient"
+                f"step {step}: {longest} steps in a row without a finite gradient"
             )
 
 

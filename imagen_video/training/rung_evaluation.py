@@ -34,6 +34,8 @@ def losses_on_unseen_batch(
 ) -> list[Float[Array, ""]]:
     """Returns the losses, of several students, of the first batch after those of the training.
 
+    That batch is unseen unless the training is longer than an epoch of the data.
+
     Args:
       run: the ladder.
       rung: whose data it is.
@@ -44,7 +46,9 @@ def losses_on_unseen_batch(
       layout: how clips are spread over devices.
     """
     train = rung.train
-    batch = make_batches(stage_run(run, rung), text, layout)[train.num_steps]
+    echo = run.data.echo
+    first_unseen = -(-train.num_steps // echo) * echo
+    batch = make_batches(stage_run(run, rung), text, layout)[first_unseen]
     sharding = None if layout is None else layout.batch(microbatches=train.microbatches)
     batch = to_devices(batch, sharding)
 
@@ -97,14 +101,14 @@ def sample_difference(
 
 
 def _unseen_videos(run: DistillRun, rung: Rung, text: RunText) -> Mapping[str, Any]:
-    """Clips that the rung is not trained on: all rows, the same on every process."""
+    """Clips that the rung is not trained on within an epoch: all rows, on every process alike."""
     count = run.distillation.eval_clips
     whole = dataclasses.replace(
         stage_run(run, rung),
-        data=dataclasses.replace(run.data, image_share=0.0),
+        data=dataclasses.replace(run.data, image_share=0.0, echo=1),
         train=dataclasses.replace(rung.train, batch_size=count, microbatches=1),
     )
-    seen = rung.train.num_steps * rung.train.batch_size
+    seen = -(-rung.train.num_steps // run.data.echo) * rung.train.batch_size
     return make_batches(whole, text)[-(-seen // count)]
 
 

@@ -89,11 +89,23 @@ class CaptionBatches:
         return {"tokens": self._tokenizer(captions, self._run.text_tokens)}
 
     def get_state(self) -> dict[str, int]:
-        """Returns the number of the next batch."""
-        return {"next_batch": self._k}
+        """Returns the number of the next batch, and what it depends on."""
+        return {"next_batch": self._k, **self._identity()}
+
+    def _identity(self) -> dict[str, int]:
+        return {"batch_size": self._run.train.batch_size, "seed": self._run.data.source.seed}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on from a state that `get_state` returned."""
+        """Goes on from a state that `get_state` returned.
+
+        Raises:
+          ValueError: it is of another batch size or seed.
+        """
+        for name, value in self._identity().items():
+            if state.get(name, value) != value:  # older checkpoints do not say it
+                raise ValueError(
+                    f"data {name} is {value}, but the checkpoint's run had {state[name]}"
+                )
         self._k = int(state["next_batch"])
 
 
