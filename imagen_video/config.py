@@ -175,6 +175,17 @@ def with_recipe(flag_values: CommandFlags, *, program: str) -> config_dict.Confi
     )
 
 
+def stage_of(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """Returns the stage that a config is about.
+
+    Raises:
+      ValueError: it is about none.
+    """
+    if "stage" not in config:
+        raise ValueError("config: has no stage; name a configs/stages/NAME.py[:SIZE]")
+    return config.stage
+
+
 def in_recipe(
     config: config_dict.ConfigDict,
     *,
@@ -191,11 +202,9 @@ def in_recipe(
       keep: dotted paths that the recipe does not touch.
 
     Raises:
-      ValueError: a recipe names no field of the config, or one of another type.
+      ValueError: as `with_recipe`.
     """
-    if "stage" not in config:
-        raise ValueError("config: has no stage; name a configs/stages/NAME.py, or its distillation")
-    recipes, stage = load_recipes(), config.stage.name
+    recipes, stage = load_recipes(), stage_of(config).name
     programs = ("guide", "halve") if program == "distill" else (program,)
     recipe = {}
     for name in programs:

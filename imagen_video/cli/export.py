@@ -7,7 +7,7 @@ from it how the stage is sampled.
 
 from absl import flags
 
-from imagen_video.config import CommandFlags, define_config, to_record
+from imagen_video.config import CommandFlags, define_config, stage_of, to_record
 from imagen_video.files import any_path
 
 
@@ -33,8 +33,6 @@ def run(flag_values: CommandFlags) -> None:
     out, config = any_path(flag_values.out), flag_values.config
     if out.suffix == ".safetensors" and not out.is_dir():
         raise ValueError(f"out: {out} must be a folder; what is written there is STAGE.safetensors")
-    if config is not None and "stage" not in config:
-        raise ValueError("config: has no stage; name a configs/stages/NAME.py")
-    stage = None if config is None else to_record(Stage, config.stage, where="stage")
+    stage = None if config is None else to_record(Stage, stage_of(config), where="stage")
     for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype, sampled_as=stage):
         print(path)

@@ -33,7 +33,13 @@ from imagen_video.sharding.layout import Layout, constrain
 Attention = Literal["self", "cross", "none"]
 
 _POSITIVE = (
-    *("stem_channels", "max_frames", "text_in_dim", "text_dim", "emb_dim", "head_dim", "groups"),
+    "stem_channels",
+    "max_frames",
+    "text_in_dim",
+    "text_dim",
+    "emb_dim",
+    "head_dim",
+    "groups",
     "space_to_depth",
 )
 

@@ -37,9 +37,9 @@ class DenoisingConfig:
       max_augmentation: t_aug is drawn uniformly from [0, max_augmentation). Section 2.5 says
         "random"; uniform up to 1 is the practice of Imagen and of cascaded diffusion models. Less
         leaves out low-res clips that are nearly noise, of which a short run learns nothing.
-      logit_normal: mean m and deviation s of logit t ~ N(m, s^2), which spends more steps on the
-        noise levels in the middle, where layout and shapes are decided (arXiv 2403.03206, section
-        3.1); None draws t from U(0, 1), as Imagen Video does.
+      logit_normal: mean m and deviation s of logit t ~ N(m, s^2), which trains the noise levels
+        in the middle more often (arXiv 2403.03206, section 3.1); None draws t from U(0, 1), as
+        Imagen Video does.
     """
 
     loss: StageLoss = "eps_mse"

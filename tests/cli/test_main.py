@@ -38,6 +38,8 @@ def run(flag_values):
         raise ValueError("steps = 0\\nmust be positive")
     if flag_values.fail == "os":
         open("/no/such/folder/clip.mp4")
+    if flag_values.fail == "nan":
+        raise FloatingPointError("step 8: 8 steps in a row without a finite gradient")
     if flag_values.fail == "bug":
         raise RuntimeError("a bug")
     if flag_values.fail == "extra":
@@ -149,6 +151,7 @@ def test_config_file_and_typed_overrides(commands, capsys, style):
         ),
         (["draw", "--config=sizes.py", "--config.group.levels[7]=1"], "IndexError: "),
         (["draw", "--fail=value"], "steps = 0 must be positive"),
+        (["draw", "--fail=nan"], "step 8: 8 steps in a row without a finite gradient"),
         (["draw", "--fail=os"], "/no/such/folder/clip.mp4: No such file or directory"),
     ],
 )

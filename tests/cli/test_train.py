@@ -118,3 +118,16 @@ def test_exporting_nothing_is_one_line(tmp_path, capsys):
         f"imagen-video: {tmp_path}/checkpoints: no checkpoint there\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_exporting_with_a_config_of_no_stage_is_one_line(tmp_path, capsys):
+    argv = ["export", "--workdir", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--config", "configs/cascade.py:tiny"]) == 2
+    assert capsys.readouterr().err.startswith("imagen-video: config: has no stage; name a")
+
+
+def test_the_text_encoder_has_no_recipe_for_a_slice(tmp_path, capsys):
+    argv = ["train", "--config", "configs/text_encoder.py", "--workdir", str(tmp_path / "work")]
+    assert main([*argv, "--slice", "v5e:2x4"]) == 2
+    assert "has no recipe for a slice" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()

@@ -1,9 +1,6 @@
 """Convolutions of clips whose height is cut over devices, where strides do not divide the parts."""
 
-import os
-import subprocess
-import sys
-import textwrap
+from fake_devices import printed_on
 
 SHARDED = """
     import functools
@@ -28,15 +25,4 @@ SHARDED = """
 
 
 def test_a_stride_that_does_not_divide_the_rows_of_a_device_is_that_of_the_whole():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARDED)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "sharded convolutions ok" in result.stdout, result.stderr[-3000:]
+    assert "sharded convolutions ok" in printed_on(4, SHARDED)

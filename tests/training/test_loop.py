@@ -264,6 +264,36 @@ def test_bad_batches_are_skipped_and_counted_and_too_many_end_the_run(tmp_path):
         )
 
 
+def test_a_streak_of_bad_batches_counts_though_good_ones_follow_before_the_report(tmp_path):
+    class FirstTenBad:
+        def __init__(self):
+            self.batches, self.count = make_batches(), 0
+
+        def __next__(self):
+            batch = dict(next(self.batches))
+            if self.count < 10:
+                batch["tokens"] = np.full_like(batch["tokens"], -1)
+            self.count += 1
+            return batch
+
+        def get_state(self):
+            return self.batches.get_state()
+
+        def set_state(self, state):
+            self.batches.set_state(state)
+
+    def nan_of_bad(params, batch, key):
+        loss, aux = loss_fn(params, batch, key)
+        return jnp.where(batch["tokens"][0, 0] < 0, jnp.nan, loss), aux
+
+    options = {"loss_fn": nan_of_bad}
+    with pytest.raises(FloatingPointError, match="step 24: 10 steps in a row"):
+        config = config_of(24, log_every=24, max_skipped=10)
+        run(tmp_path / "ten", config, batches=FirstTenBad(), **options)
+    config = config_of(24, log_every=24, max_skipped=11)
+    assert run(tmp_path / "eleven", config, batches=FirstTenBad(), **options).skipped == 10
+
+
 def test_another_model_or_other_data_cannot_go_on(tmp_path):
     run(tmp_path, config_of(4))
     wide = {"init_fn": lambda key: init_fn(key) | {"out": jnp.zeros((16, 2))}}
