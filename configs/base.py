@@ -163,12 +163,12 @@ def constant(*, steps: int, weight: float, snr: float | None = None) -> ConfigDi
     )
 
 
-def demo_super_resolution(*, snr: float) -> ConfigDict:
-    """Few unguided DDIM steps, nearly without conditioning noise.
+def demo_super_resolution(*, snr: float, steps: int = 4, weight: float = 0.0) -> ConfigDict:
+    """Few DDIM steps, by default unguided, with little conditioning noise.
 
     Our choice, because small networks leave in the clip some of the noise that they are given.
     """
-    config = constant(steps=4, weight=0.0, snr=snr)
+    config = constant(steps=steps, weight=weight, snr=snr)
     config.stepper = dict(kind="DDIM")
     return config
 
