@@ -64,7 +64,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=192,
         space_to_depth=2,
     )
-    stage.low_res_error = 0.07  # about the dataset\'s own: tests/test_configs.py
+    stage.low_res_error = 0.07  # about the dataset's own: tests/test_configs.py
     # Draws by the caption what 12x20 pixels cannot hold: many captions a step, conditioning noise
     # under which shapes are lost, guidance.
     config.train.update(num_steps=3_200, batch_size=16)
