@@ -96,8 +96,8 @@ def demo(config: ConfigDict, name: str) -> None:
     """Sets what suits the demonstration: short rungs on two CPU cores; all our choice.
 
     The base's ladder took 88 min on one core beside other work, 0.4 to 0.6 steps/s; those of the
-    other stages at most 17 min each on the other core, ssr1's that of an earlier, smaller network
-    (not run with the present one). All ran under XLA_FLAGS of
+    other stages at most 17 min each on the other core, but for ssr1's, the largest: 46 min, 0.4 to
+    0.6 steps/s. All ran under XLA_FLAGS of
     --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT.
     """
     config.guided.update(num_steps=600, ema_decay=0.99)
@@ -105,6 +105,8 @@ def demo(config: ConfigDict, name: str) -> None:
     for rung in (config.guided, config.halving):
         rung.checkpoint_every = 100
         rung.optimizer.learning_rate = 3e-4
+        if name == "ssr1":
+            rung.batch_size = 8  # It is trained with 16, in hours.
     # The other stages, given their low-resolution clip, are sampled in few DDIM steps as trained.
     # Few rungs with many steps each: there is time for some thousand steps in all.
     start, final = (16, 8) if name == "base" else (16, 4)
