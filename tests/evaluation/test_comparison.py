@@ -22,6 +22,7 @@ from imagen_video.evaluation.comparison import (
     run_comparison,
 )
 from imagen_video.evaluation.comparison_table import comparison_table
+from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import StochasticDistilled
 
@@ -131,6 +132,23 @@ def test_a_rerun_samples_reads_draws_and_times_nothing(compared, cascade, monkey
     # Nor one of some rows, in another order.
     student = compare(cascade, dataclasses.replace(TIMED, rows=("all",)), out)
     assert student == ([rows[1] | {"times_faster": 1.0}], [])
+
+
+def test_killed_while_the_reference_is_drawn_it_reads_no_video_again(
+    cascade, tmp_path, monkeypatch
+):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    job = EvaluationJob(num_prompts=1, num_samples=1, through="base")
+    with monkeypatch.context() as patch:
+        patch.setattr(agreement, "reference_features", killed)
+        with pytest.raises(KeyboardInterrupt):
+            agreement.run_agreement(cascade, job, tmp_path)
+    monkeypatch.setattr(agreement, "read_videos", None)
+    result = agreement.run_agreement(cascade, job, tmp_path)
+    assert result["videos"] == 1
+    assert json.loads((tmp_path / "agreement.json").read_text()) == result
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"of": 1}'])
