@@ -59,7 +59,7 @@ def run_agreement(
     readings = kept(out / RESULTS, of=of).get("readings")
     if readings is None:
         readings = read_videos(manifest["samples"], out)
-        keep(out / RESULTS, {"readings": readings}, of=of)  # The reference takes minutes.
+        keep(out / RESULTS, {"readings": readings}, of=of)  # A kill below loses none.
         (out / PICTURE).unlink(missing_ok=True)
     if not (out / PICTURE).exists():
         write_image(out / PICTURE, first_sheets(manifest, out))
