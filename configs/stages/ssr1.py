@@ -9,7 +9,8 @@ spatial self-attention (section 2.3).
 The embedded weights: 3,200 steps of 3 clips and 104 images (train.seed=3), 1 h 11 min on two CPU
 cores (0.75 to 0.87 steps/s, at times beside other work), loss 0.045 at the end. Then 2,800 more
 (train.init_from those weights, train.optimizer.learning_rate=1.5e-3, train.num_steps=2800,
-train.seed=4), 1 h 9 min, half of it beside other work (0.4 to 0.9 steps/s), loss 0.039.
+train.seed=4), 1 h 9 min, half of it beside other work (0.4 to 0.9 steps/s), loss 0.039. Both ran
+under the XLA_FLAGS of configs/distill.py.
 """
 
 from ml_collections import ConfigDict
