@@ -176,16 +176,6 @@ def _on_blocks(
     )(h, kernel)
 
 
-def space_to_depth(h: Float[Array, "b f h w c"], block: int) -> Float[Array, "b f h2 w2 c2"]:
-    """Folds block x block patches into channels: [b f h w c] to [b f h/block w/block block^2*c]."""
-    return rearrange(h, "b f (h p) (w q) c -> b f h w (p q c)", p=block, q=block)
-
-
-def depth_to_space(h: Float[Array, "b f h w c"], block: int) -> Float[Array, "b f h2 w2 c2"]:
-    """Inverse of `space_to_depth`."""
-    return rearrange(h, "b f h w (p q c) -> b f (h p) (w q) c", p=block, q=block)
-
-
 def upsample_nearest(h: Float[Array, "b f h w c"], factor: int) -> Float[Array, "b f h2 w2 c"]:
     """Repeats each pixel `factor` times along height and width.
 

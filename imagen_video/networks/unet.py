@@ -19,13 +19,9 @@ from jaxtyping import Array, Float
 from imagen_video.array_types import Conditioning, KeyArray, LogSNR, Video
 from imagen_video.networks import blocks
 from imagen_video.networks.conditioning import Context, ContextEncoder
-from imagen_video.networks.convs import (
-    SpatialConv,
-    depth_to_space,
-    space_to_depth,
-    upsample_nearest,
-)
+from imagen_video.networks.convs import SpatialConv, upsample_nearest
 from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.patches import depth_to_space, space_to_depth
 from imagen_video.networks.resnet import ResnetBlock
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
@@ -173,7 +169,7 @@ class VideoUNet(nn.Module):
 
         x = z_t if cond.low_res is None else jnp.concatenate([z_t, cond.low_res], axis=-1)
         x = constrain(self.layout, x, axes.PIXELS)
-        x = space_to_depth(x, config.space_to_depth).astype(dtype)
+        x = space_to_depth(x.astype(dtype), config.space_to_depth)
         stem = self._conv(config.stem_channels, name="stem")(x)
         h, skips = stem, []
         for level in range(len(config.channels)):

@@ -59,6 +59,9 @@ def _count_equation(equation: core.JaxprEqn, padded_taps: bool) -> int:
         return _dot(equation)
     if name == "scan":
         return params["length"] * _count(params["jaxpr"].jaxpr, padded_taps)
+    if name == "cond" and params.get("branches_platforms"):
+        # One is compiled; the last is what is done on any platform, and others do the same.
+        return _count(params["branches"][-1].jaxpr, padded_taps)
     if name == "cond":
         return max(_count(branch.jaxpr, padded_taps) for branch in params["branches"])
     return sum(_count(inner, padded_taps) for value in params.values() for inner in _jaxprs(value))
