@@ -95,12 +95,12 @@ def get_config(which: str = "base") -> ConfigDict:
 def demo(config: ConfigDict, name: str) -> None:
     """Sets what suits the demonstration: short rungs on two CPU cores; all our choice.
 
-    The base's ladder took 88 min on one core beside other work, 0.4 to 0.6 steps/s; those of the
+    The base's ladder took 119 min on one core beside other work, 0.4 to 0.65 steps/s; those of the
     other stages at most 17 min each on the other core, but for ssr1's, the largest: 46 min, 0.4 to
     0.6 steps/s. All ran under XLA_FLAGS of
     --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT.
     """
-    config.guided.update(num_steps=600, ema_decay=0.99)
+    config.guided.update(num_steps=1200 if name == "base" else 600, ema_decay=0.99)
     config.halving.num_steps = 1000 if name == "base" else 200
     for rung in (config.guided, config.halving):
         rung.checkpoint_every = 100

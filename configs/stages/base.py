@@ -16,7 +16,7 @@ steps, train.optimizer.learning_rate=5e-4, warmup_steps=100, train.seed=18, data
 1 h 15 min on two CPU cores, half of it beside other work (0.4 to 1.5 steps/s), loss 0.027 at the
 end, of more images than before. Then 8,000 more so (learning_rate=7e-4, seed=20,
 objective.logit_normal=(0.6,1.0)): 1 h 36 min on two CPU cores (1.4 steps/s), loss 0.0178 at the
-end, of other noise levels than before. The embedded student was distilled after 20,000 steps.
+end, of other noise levels than before.
 """
 
 from ml_collections import ConfigDict
