@@ -1,6 +1,7 @@
 """Patches of pixels folded into channels, and back (the pixel shuffle of arXiv 1609.05158)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,9 @@ def unfold_by_product(h: Float[Array, "b f h w c"], block: int) -> Float[Array, 
     return rearrange(rows, "b f h p x c -> b f (h p) x c")
 
 
-def _by_platform(product, moves, h: Array, block: int) -> Array:
+def _by_platform(
+    product: Callable[..., Array], moves: Callable[..., Array], h: Array, block: int
+) -> Array:
     """Takes the product on TPUs, whose compiler puts three channels along 128 lanes to move them.
 
     Of folding with the stem's convolution the product leaves 0.4 of the time, of the last
