@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -13,6 +14,7 @@ from imagen_video.networks.conditioning import Context
 from imagen_video.networks.convs import SpatialConv, TemporalConv
 from imagen_video.networks.embeddings import dense
 from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.tiles import FRAMES_FIRST, PIXELS_FIRST, spatial_order, store
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
 
@@ -35,19 +37,23 @@ class ResnetBlock(nn.Module):
         self, h: Float[Array, "b f h w c"], emb: Float[Array, "b f1 e"]
     ) -> Float[Array, "b f h w c2"]:
         """Returns [b f h w features]; emb is [b 1 e], one for all frames, or [b f e]."""
-        skip = h
-        h = nn.swish(
-            GroupNorm(_divisor(h.shape[-1], self.groups), dtype=self.dtype, name="norm1")(h)
+        order = spatial_order(self.layout)
+        norm = functools.partial(GroupNorm, dtype=self.dtype, order=order)
+        conv = functools.partial(
+            SpatialConv, self.features, dtype=self.dtype, order=order, layout=self.layout
         )
-        conv = functools.partial(SpatialConv, self.features, dtype=self.dtype, layout=self.layout)
-        h = conv(name="conv1")(h)
+        h = rearrange(h, f"{FRAMES_FIRST} -> {order}")
+        skip = h
+        h = norm(_divisor(h.shape[-1], self.groups), name="norm1")(h)
+        h = conv(name="conv1")(nn.swish(h))
         film = dense(2 * self.features, dtype=self.dtype, names=(axes.EMB, axes.OUT), name="film")
-        scale, shift = jnp.split(film(nn.swish(emb))[:, :, None, None, :], 2, axis=-1)
-        h = GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h) * (1 + scale) + shift
+        film = rearrange(film(nn.swish(emb))[:, :, None, None], f"{FRAMES_FIRST} -> {order}")
+        scale, shift = jnp.split(film, 2, axis=-1)
+        h = norm(self.groups, name="norm2")(h) * (1 + scale) + shift
         h = conv(zero_init=True, name="conv2")(nn.swish(h))
         if skip.shape[-1] != self.features:
             skip = conv(kernel=1, name="skip")(skip)
-        return skip + h
+        return rearrange(skip + h, f"{order} -> {FRAMES_FIRST}")
 
 
 def _divisor(channels: int, groups: int) -> int:
@@ -69,11 +75,12 @@ class TemporalConvBlock(nn.Module):
         self, h: Float[Array, "b f h w c"], is_image: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b f h w c"]:
         """Returns h plus the convolution, or h itself in rows where is_image."""
-        mixed = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm")(h))
+        norm = GroupNorm(self.groups, dtype=self.dtype, name="norm")
+        mixed = nn.swish(norm(h, store(self.layout, h, FRAMES_FIRST)))
         mixed = TemporalConv(h.shape[-1], dtype=self.dtype, layout=self.layout, name="conv")(mixed)
         if is_image is not None:
             mixed = jnp.where(is_image[:, None, None, None, None], 0.0, mixed)
-        return h + mixed
+        return store(self.layout, h + mixed, PIXELS_FIRST)
 
 
 class SpaceTimeBlock(nn.Module):

@@ -71,6 +71,11 @@ class Layout:
         """Parts that a batch is cut into."""
         return math.prod(self.mesh.shape[name] for name in RULES[axes.BATCH])
 
+    @property
+    def on_tpu(self) -> bool:
+        """Whether the mesh is one of TPUs, present or only named to the compiler."""
+        return self.mesh.devices.flat[0].platform == "tpu"
+
     def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
         """Returns which mesh axes cut each dimension of an array.
 

@@ -1,0 +1,62 @@
+"""A block in the order that a TPU's tiles want computes what it does in any other."""
+
+from fake_devices import printed_on
+
+# Devices of a CPU that call themselves TPUs: orders and layouts of memory are taken, values are
+# those of a CPU.
+BLOCKS = """
+    import flax.linen as nn
+    import jax
+    import numpy as np
+    from imagen_video.networks.conditioning import Context
+    from imagen_video.networks.resnet import SpaceTimeBlock
+    from imagen_video.sharding.layout import Layout
+    from imagen_video.sharding.mesh import MeshShape, make_mesh
+
+    Layout.on_tpu = True
+    emb = jax.random.normal(jax.random.key(1), (2, 1, 6))
+    context = Context(
+        emb=emb, tokens=None, text_mask=None, caption_index=None, is_image=np.array([False, True])
+    )
+
+    def block(layout):
+        return SpaceTimeBlock(
+            features=16, groups=4, head_dim=8, attention="none", temporal="convolution",
+            max_offset=7, layout=layout,
+        )
+
+    def drawn_params(h):
+        shapes = nn.unbox(jax.eval_shape(lambda: block(None).init(jax.random.key(2), h, context)))
+        leaves, tree = jax.tree.flatten(shapes)
+        keys = jax.random.split(jax.random.key(3), len(leaves))
+        drawn = [jax.random.normal(k, leaf.shape) / 4 for k, leaf in zip(keys, leaves)]
+        return jax.tree.unflatten(tree, drawn)
+
+    def value_and_gradients(layout, params, h, y_bar):
+        apply = lambda params, h: block(layout).apply(params, h, context)
+        y, vjp = jax.vjp(apply, params, h)
+        return y, vjp(y_bar)
+
+    for parts, width, cut in ((4, 16, "frames"), (4, 12, "frames"), (8, 8, "frames"),
+                              (4, 8, "height"), (1, 8, "frames")):
+        devices = jax.devices()[: max(parts, 2)]
+        mesh = MeshShape(data=len(devices) // parts, fsdp=1, context=parts, tensor=1)
+        layout = Layout(mesh=make_mesh(mesh, devices), context=cut)
+        h = jax.random.normal(jax.random.key(0), (2, 8, 16, width, 8))
+        y_bar = jax.random.normal(jax.random.key(4), (2, 8, 16, width, 16))
+        params = drawn_params(h)
+        want = jax.jit(value_and_gradients, static_argnums=0)(None, params, h, y_bar)
+        program = jax.jit(value_and_gradients, static_argnums=0).lower(layout, params, h, y_bar)
+        assert ("LayoutConstraint" in program.as_text()) == (parts > 1 and cut == "frames")
+        got = program.compile()(params, h, y_bar)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()),
+            got,
+            want,
+        )
+    print("equal blocks")
+"""
+
+
+def test_a_block_for_tpus_equals_the_block_for_one_device():
+    assert "equal blocks" in printed_on(8, BLOCKS)
