@@ -42,7 +42,7 @@ def test_a_recipe_fits_its_slice_and_its_stage(stage, program, where):
 
 def test_distillation_takes_the_recipes_of_both_its_stages():
     flag_values = flags_of(
-        "--config=configs/distill.py:tsr2", "--program=halve", "--slice=v5p:4x4x4"
+        "--config=configs/distill.py:ssr1", "--program=halve", "--slice=v5p:4x4x4"
     )
     config = with_recipe(flag_values, program="distill")
     assert flag_values.config.guided.microbatches == flag_values.config.halving.microbatches == 1
