@@ -27,9 +27,9 @@ def config(size: str) -> ConfigDict:
                     groups=8 if tiny else 32,
                     text_in_dim=128 if tiny else 4096,  # T5-XXL: 4096
                     guidance_weight=False,
-                    # 2 in the four stages of 192x320 and above. Our choice, because tsr2 samples
-                    # in 0.83 of the time (compiler's estimate), and arXiv 2301.11093 reports no
-                    # loss of quality; we have trained neither form.
+                    # 4 in the four stages of 192x320 and above. Our choice, because they sample in
+                    # about two thirds of the time (compiler's estimate: README), and arXiv
+                    # 2301.11093 reports no loss of quality; we have trained no form.
                     space_to_depth=1,
                     scan_blocks=True,
                     # All blocks of a level alike, so that XLA compiles each once (our choice). The

@@ -4,19 +4,26 @@ Both run on folded axes, with the weights of the equal 3-D ones (our choice).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax.lax import conv_general_dilated as lax_conv
-from jax.lax import dynamic_update_slice_in_dim as update
+from jax.lax import dynamic_update_slice_in_dim
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from imagen_video.networks.kernel_gradient import conv
-from imagen_video.networks.tiles import FRAMES_FIRST, axis_names, frames_are_cut, store
+from imagen_video.networks.tiles import (
+    FRAMES_FIRST,
+    PIXELS_FIRST,
+    axis_names,
+    frames_on_several_tpus,
+    store,
+)
 from imagen_video.sharding import axes
 from imagen_video.sharding.halo import with_halo
 from imagen_video.sharding.layout import Layout, gather_fsdp
@@ -66,14 +73,14 @@ class SpatialConv(nn.Module):
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c2"]:
+    def __call__(self, h: Float[Array, "*clip c"]) -> Float[Array, "*clip2 c2"]:
         """Maps [b f h w c] to [b f h/stride w/stride features], or so in another `order`."""
         shape = (self.kernel, self.kernel, h.shape[-1], self.features)
         kernel, bias = Kernel(shape, self.zero_init, name="conv")()
         letters = self.order.split()
         sizes = h.shape[letters.index("h")], h.shape[letters.index("w")]
         rows, columns = (_same(self.kernel, self.stride, size) for size in sizes)
-        folded = self.order.replace("b f", "(b f)")
+        folded = {FRAMES_FIRST: "(b f) h w c", PIXELS_FIRST: "h w (b f) c"}[self.order]
 
         def convolve(h: Array, kernel: Array, rows: tuple[int, int]) -> Array:
             frames = h.shape[letters.index("f")]
@@ -108,7 +115,7 @@ class TemporalConv(nn.Module):
         """Maps [b f h w c] to [b f h w features]."""
         kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
 
-        by_columns = frames_are_cut(self.layout, h)
+        by_columns = frames_on_several_tpus(self.layout, h)
 
         def convolve(h: Array, kernel: Array, frames: tuple[int, int]) -> Array:
             over_frames = _over_frames_by_columns if by_columns else _over_frames
@@ -117,8 +124,10 @@ class TemporalConv(nn.Module):
             # Joined to its neighbours' frames, which only the outermost frames read.
             before, h, after = h[:, :1], h[:, 1:-1], h[:, -1:]
             h = over_frames(h, kernel)
-            h = update(h, h[:, :1] + before @ kernel[0, 0], 0, axis=1)
-            return update(h, h[:, -1:] + after @ kernel[2, 0], h.shape[1] - 1, axis=1)
+            first, last = 0, h.shape[1] - 1
+            put = partial(dynamic_update_slice_in_dim, axis=1)
+            h = put(h, h[:, :1] + before @ kernel[0, 0], first)
+            return put(h, h[:, -1:] + after @ kernel[2, 0], last)
 
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         h = _on_blocks(self.layout, convolve, h, kernel, "f", (1, 1))
@@ -140,8 +149,8 @@ def _over_frames_by_columns(
 ) -> Float[Array, "b f h w c2"]:
     """`_over_frames` with eight columns as a TPU's convolution takes its batch: rows of a tile.
 
-    So it reads and writes clips as they lie, and XLA copies nothing. A batch of its own would be
-    two clips, those of guidance.
+    So it reads and writes clips as they lie, and XLA copies nothing. The clips themselves would be
+    a batch of two, guidance's branches.
     """
     height, width = h.shape[2:4]
     if width % _TILE_ROWS:
@@ -161,14 +170,14 @@ def _same(kernel: int, stride: int, size: int) -> tuple[int, int]:
 def _on_blocks(
     layout: Layout | None,
     convolve: Callable[[Array, Array, tuple[int, int]], Array],
-    h: Float[Array, "b f h w c"],
+    h: Float[Array, "*clip c"],
     kernel: Float[Array, "kh kw c c2"],
     axis: str,
     padding: tuple[int, int],
     *,
     stride: int = 1,
     order: str = FRAMES_FIRST,
-) -> Float[Array, "b f h2 w2 c2"]:
+) -> Float[Array, "*clip2 c2"]:
     """Convolves each device's block of the clip, joined to what it needs of its neighbours.
 
     Said by hand, because an axis that is cut cannot be folded into another without a gather, and
@@ -189,21 +198,21 @@ def _on_blocks(
     """
     if layout is None:
         return convolve(h, kernel, padding)
-    names, axis = axis_names(order), order.split().index(axis)
+    names, dim = axis_names(order), order.split().index(axis)
     *cuts, _ = layout.spec(names, h.shape)
-    if cuts[axis] is not None and h.shape[axis] // layout.mesh.shape[cuts[axis]] % stride:
-        cuts[axis] = None
+    if cuts[dim] is not None and h.shape[dim] // layout.mesh.shape[cuts[dim]] % stride:
+        cuts[dim] = None
     *_, features = layout.spec((*names[:-1], axes.OUT), (*h.shape[:-1], kernel.shape[-1]))
     # A small kernel lies whole on every device, but its features are computed where they belong.
     *rest, last = (*layout.param_spec(KERNEL_AXES, kernel.shape), *(None,) * kernel.ndim)[:4]
     kernel_spec = PartitionSpec(*rest, features or last)
-    mesh_axis, (before, after) = cuts[axis], padding
+    mesh_axis, (before, after) = cuts[dim], padding
 
     def block(h: Array, kernel: Array) -> Array:
         kernel = gather_fsdp(kernel, kernel_spec)
         if mesh_axis is None:
             return convolve(h, kernel, padding)
-        h = with_halo(h, axis=axis, before=before, after=after, mesh_axis=mesh_axis)
+        h = with_halo(h, axis=dim, before=before, after=after, mesh_axis=mesh_axis)
         return convolve(h, kernel, (0, 0))
 
     return jax.shard_map(

@@ -30,13 +30,14 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "b f h w c"], stored: Float[Array, "b f h w c"] | None = None
-    ) -> Float[Array, "b f h w c"]:
+        self, h: Float[Array, "*clip c"], stored: Float[Array, "*clip c"] | None = None
+    ) -> Float[Array, "*clip c"]:
         """Returns the normalised clip, scaled and shifted per channel, in `dtype`.
 
         Args:
           h: the clip.
-          stored: the same, where it is read from another place in memory than for statistics.
+          stored: h again, as it lies in memory where it is normalised; by default as it is read
+            for the statistics.
         """
         scale, bias = ScaleAndBias(name="group_norm")(h.shape[-1])
         letters = self.order.split()
@@ -44,9 +45,9 @@ class GroupNorm(nn.Module):
         h = h.astype(jnp.float32)
         mean, square = self._over_group(h.mean(pixels)), self._over_group((h * h).mean(pixels))
         factor = scale / jnp.sqrt(jnp.maximum(square - mean**2, 0.0) + _EPSILON)
-        factor, shift = (jnp.expand_dims(x, pixels) for x in (factor, bias - mean * factor))
+        mean, factor = (jnp.expand_dims(x, pixels) for x in (mean, factor))
         h = h if stored is None else stored.astype(jnp.float32)
-        return (h * factor + shift).astype(self.dtype)
+        return ((h - mean) * factor + bias).astype(self.dtype)
 
     def _over_group(self, means: Float[Array, "b f c"]) -> Float[Array, "b f c"]:
         """The mean over each group, for every channel of it."""

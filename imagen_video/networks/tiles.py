@@ -2,8 +2,9 @@
 
 XLA's convolutions over height and width lay frames along a tile's rows, those over frames lay
 columns there, and its layouts follow the order of axes in the program. Where that order or a
-constraint says the same, norms, FiLM and swish become part of the convolutions; else each is a pass
-through memory (our choice; compiler's estimates: README). Elsewhere nothing is reordered.
+constraint says the same, norms, FiLM and swish become part of the convolutions; else each is a
+pass through memory (our choice; compiler's estimates: README). Without a layout, as on a single
+chip, and on other platforms nothing is reordered.
 """
 
 import jax
@@ -31,7 +32,7 @@ def spatial_order(layout: Layout | None) -> str:
     return PIXELS_FIRST if layout is not None and layout.on_tpu else FRAMES_FIRST
 
 
-def frames_are_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
+def frames_on_several_tpus(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
     """Whether a clip's frames lie on several TPUs."""
     return layout is not None and layout.on_tpu and _spec(layout, h)[1] is not None
 
@@ -43,7 +44,7 @@ def store(
 
     Elsewhere the compiler's own choice has taken less time.
     """
-    if not frames_are_cut(layout, h):
+    if not frames_on_several_tpus(layout, h):
         return h
     letters = FRAMES_FIRST.split()
     memory = MemoryOrder(tuple(letters.index(letter) for letter in order.split()))

@@ -37,10 +37,13 @@ BLOCKS = """
         y, vjp = jax.vjp(apply, params, h)
         return y, vjp(y_bar)
 
-    for parts, width, cut in ((4, 16, "frames"), (4, 12, "frames"), (8, 8, "frames"),
-                              (4, 8, "height"), (1, 8, "frames")):
-        devices = jax.devices()[: max(parts, 2)]
-        mesh = MeshShape(data=len(devices) // parts, fsdp=1, context=parts, tensor=1)
+    for parts, tensor, width, cut in (
+        (4, 1, 16, "frames"), (4, 2, 12, "frames"), (8, 1, 8, "frames"), (4, 2, 8, "height"),
+        (1, 1, 8, "frames"),
+    ):
+        devices = jax.devices()[: max(parts * tensor, 2)]
+        data = len(devices) // (parts * tensor)
+        mesh = MeshShape(data=data, fsdp=1, context=parts, tensor=tensor)
         layout = Layout(mesh=make_mesh(mesh, devices), context=cut)
         h = jax.random.normal(jax.random.key(0), (2, 8, 16, width, 8))
         y_bar = jax.random.normal(jax.random.key(4), (2, 8, 16, width, 16))

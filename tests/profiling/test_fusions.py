@@ -62,5 +62,6 @@ def test_norms_become_part_of_the_convolutions_in_the_order_of_tiles(monkeypatch
     (_, products, rest), (_, other_products, other_rest) = (
         line.split() for line in printed_on(1, BLOCK).splitlines()
     )
-    assert float(products) < 1.1 * float(other_products)
-    assert float(rest) < 0.7 * float(other_rest)
+    assert float(rest) < 0.5 * float(other_rest)
+    # What has become part of a convolution costs it next to nothing.
+    assert float(products) < 1.05 * float(other_products)

@@ -1,0 +1,42 @@
+"""GroupNorm against flax.linen's, one frame at a time."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.tiles import FRAMES_FIRST, PIXELS_FIRST
+
+
+@pytest.mark.parametrize("order", [FRAMES_FIRST, PIXELS_FIRST])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_each_frame_is_normalised_as_flax_normalises_it_alone(order, dtype, tolerance):
+    h = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6), dtype)
+    h = h.at[0, 1].set(0.5)  # a frame of one colour
+    params = {"scale": 1 + jnp.arange(6.0) / 6, "bias": jnp.arange(6.0) - 2}
+
+    def ours(h):
+        norm = GroupNorm(2, dtype=jnp.dtype(dtype), order=order)
+        h = norm.apply(
+            {"params": {"group_norm": params}}, rearrange(h, f"{FRAMES_FIRST} -> {order}")
+        )
+        return rearrange(h, f"{order} -> {FRAMES_FIRST}")
+
+    def flax(h):
+        norm = nn.GroupNorm(num_groups=2, epsilon=1e-6, dtype=jnp.dtype(dtype))
+        frames = rearrange(h, "b f h w c -> (b f) 1 h w c")
+        normed = [norm.apply({"params": params}, frame) for frame in frames]
+        return rearrange(jnp.stack(normed), "(b f) 1 h w c -> b f h w c", b=2)
+
+    for actual, expected in zip(
+        (ours(h), jax.grad(lambda h: (ours(h) ** 3).sum())(h)[1]),
+        (flax(h), jax.grad(lambda h: (flax(h) ** 3).sum())(h)[1]),
+        strict=True,
+    ):
+        scale = jnp.abs(expected.astype(jnp.float32)).max()
+        np.testing.assert_allclose(
+            actual.astype(jnp.float32), expected.astype(jnp.float32), atol=tolerance * scale
+        )
