@@ -27,9 +27,10 @@ def config(size: str) -> ConfigDict:
                     groups=8 if tiny else 32,
                     text_in_dim=128 if tiny else 4096,  # T5-XXL: 4096
                     guidance_weight=False,
-                    # 4 in the four stages of 192x320 and above. Our choice, because they sample in
-                    # about two thirds of the time (compiler's estimate: README), and arXiv
-                    # 2301.11093 reports no loss of quality; we have trained no form.
+                    # 4 in the four stages of 192x320 and above. Our choice, because with the widths
+                    # that go with it they sample in about two thirds of the time (compiler's
+                    # estimate: README), and arXiv 2301.11093 reports no loss of quality; we have
+                    # trained no form.
                     space_to_depth=1,
                     scan_blocks=True,
                     # All blocks of a level alike, so that XLA compiles each once (our choice). The

@@ -4,8 +4,9 @@
 
 A recipe is fields by dotted path; flags of the command line win over it. On a slice that no recipe
 names, sampling cuts a clip's frames over all chips, and other programs run with the config as it
-is: rows and parameters cut over all chips. The README's table says which have been compiled for
-their slices (rows without *) (`bash launch/compile_all.sh DIR` compiles all); none has run on one.
+is: rows and parameters cut over all chips. Rows of the README's table without * have been compiled
+for their slices as they are here (`bash launch/compile_all.sh DIR` compiles all); none has run on
+one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
@@ -66,17 +67,17 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "ssr2": {
         "train": train("v5p:4x4x4", parts=1),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
-        **distill("v5p:4x4x4", guide=2, halve=2),
+        **distill("v5p:4x4x4"),
     },
     "tsr2": {
         "train": train("v5p:4x4x4", "v5e:16x16", parts=1),
         "sample": sample("v5e:2x4", "v5p:2x2x2"),
-        **distill("v5p:4x4x4", guide=1, halve=1),
+        **distill("v5p:4x4x4"),
     },
     "tsr3": {
         "train": train("v5p:4x4x4", "v5e:16x16", parts=1),
         "sample": sample("v5e:4x4", "v5p:2x2x4"),
-        **distill("v5p:4x4x4", guide=1, halve=1),
+        **distill("v5p:4x4x4"),
     },
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time.

@@ -20,6 +20,7 @@ from imagen_video.networks.kernel_gradient import conv
 from imagen_video.networks.tiles import (
     FRAMES_FIRST,
     PIXELS_FIRST,
+    TILE_ROWS,
     axis_names,
     frames_on_several_tpus,
     store,
@@ -31,7 +32,6 @@ from imagen_video.sharding.layout import Layout, gather_fsdp
 KERNEL_AXES = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
 _HWNC = ("HWNC", "HWIO", "HWNC")
 _NDHWC = ("NDHWC", "DHWIO", "NDHWC")
-_TILE_ROWS = 8
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
 
@@ -153,9 +153,9 @@ def _over_frames_by_columns(
     a batch of two, guidance's branches.
     """
     height, width = h.shape[2:4]
-    if width % _TILE_ROWS:
+    if width % TILE_ROWS:
         return _over_frames(h, kernel)
-    h = rearrange(h, "b f h (w n) c -> n b f (h w) c", n=_TILE_ROWS)
+    h = rearrange(h, "b f h (w n) c -> n b f (h w) c", n=TILE_ROWS)
     padding = ((0, 0), (1, 1), (0, 0))
     h = lax_conv(h, kernel[None], (1, 1, 1), padding, dimension_numbers=_NDHWC)
     return rearrange(h, "n b f (h w) c -> b f h (w n) c", h=height)

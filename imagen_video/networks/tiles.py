@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
+TILE_ROWS = 8
 FRAMES_FIRST = "b f h w c"
 PIXELS_FIRST = "h w b f c"
 
