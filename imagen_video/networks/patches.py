@@ -49,7 +49,7 @@ def unfold_by_product(h: Float[Array, "b f h w c"], block: int) -> Float[Array, 
 def _by_platform(
     product: Callable[..., Array], moves: Callable[..., Array], h: Array, block: int
 ) -> Array:
-    """Takes the product on TPUs, whose compiler puts three channels along 128 lanes to move them."""
+    """Takes the product on TPUs, whose compiler moves three channels along 128 lanes."""
     if block == 1:
         return h
     return jax.lax.platform_dependent(
