@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 
 from imagen_video import config as config_files
@@ -15,7 +14,12 @@ from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
-from imagen_video.sharding.layout import Layout, ShardingConfig, local_layout, make_layout
+from imagen_video.sharding.layout import (
+    Layout,
+    ShardingConfig,
+    layout_if_needed,
+    local_layout,
+)
 from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
 from imagen_video.training.export import restore_stage
@@ -115,13 +119,11 @@ def _students(distilled: bool | str) -> frozenset[str]:
 def _layout(
     sharding: ShardingConfig | Mapping[str, ShardingConfig] | None, name: str
 ) -> Layout | None:
-    """The layout of a stage on all devices; None where there is one device."""
-    if jax.device_count() == 1:
-        return None
+    """The layout of a stage on all devices, if it needs one."""
     by_frames = ShardingConfig(mesh=MeshShape(fsdp=1, context=-1))
     if isinstance(sharding, Mapping):
         sharding = sharding.get(name)
-    return make_layout(sharding or by_frames)
+    return layout_if_needed(sharding or by_frames)
 
 
 def load_stage_weights(

@@ -41,16 +41,16 @@ def run(flag_values: CommandFlags) -> None:
     if not flag_values.workdir:  # As an unset variable of the shell is.
         raise ValueError("--workdir: the folder has an empty name")
     distributed.join(flag_values)
+    from imagen_video.sharding.layout import layout_if_needed
     from imagen_video.training.ladder import distill
     from imagen_video.training.run_text import load_run_text
     from imagen_video.training.rungs import DistillRun
-    from imagen_video.training.stage_run import run_layout
 
     distill_run = to_record(DistillRun, with_recipe(flag_values, program="distill"))
     text = load_run_text(
         distill_run.text,
         num_tokens=distill_run.stage.text_tokens,
-        layout=run_layout(distill_run.sharding),
+        layout=layout_if_needed(distill_run.sharding),
     )
     for result in distill(distill_run, text=text, workdir=flag_values.workdir):
         print(

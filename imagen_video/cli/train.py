@@ -35,8 +35,9 @@ def run(flag_values: CommandFlags) -> None:
     if not flag_values.workdir:  # As an unset variable of the shell is.
         raise ValueError("--workdir: the folder has an empty name")
     distributed.join(flag_values)
+    from imagen_video.sharding.layout import layout_if_needed
     from imagen_video.training.run_text import load_run_text
-    from imagen_video.training.stage_run import StageRun, run_layout, train_stage
+    from imagen_video.training.stage_run import StageRun, train_stage
     from imagen_video.training.text_run import TextRun, train_text
 
     config, workdir = flag_values.config, flag_values.workdir
@@ -46,7 +47,7 @@ def run(flag_values: CommandFlags) -> None:
         text = load_run_text(
             stage_run.text,
             num_tokens=stage_run.stage.text_tokens,
-            layout=run_layout(stage_run.sharding),
+            layout=layout_if_needed(stage_run.sharding),
         )
         train_stage(stage_run, text=text, workdir=workdir)
     else:

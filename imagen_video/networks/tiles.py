@@ -3,8 +3,8 @@
 XLA's convolutions over height and width lay frames along a tile's rows, those over frames lay
 columns there, and its layouts follow the order of axes in the program. Where that order or a
 constraint says the same, norms, FiLM and swish become part of the convolutions; else each is a
-pass through memory (our choice; compiler's estimates: README). Without a layout, as on a single
-chip, and on other platforms nothing is reordered.
+pass through memory (our choice; compiler's estimates: README). Without a layout and on other
+platforms nothing is reordered.
 """
 
 import jax

@@ -184,10 +184,24 @@ def make_layout(config: ShardingConfig, devices: Sequence[jax.Device] | None = N
     return Layout(mesh=mesh, context=config.context, min_rows=config.min_rows)
 
 
+def layout_if_needed(
+    config: ShardingConfig, devices: Sequence[jax.Device] | None = None
+) -> Layout | None:
+    """Returns what `make_layout` does, or None on a single device that is not a TPU.
+
+    There nothing is cut, and a program without a layout is smaller. A single TPU has nothing to
+    cut either, but programs order their axes for its memory by what they are laid out on
+    (`imagen_video/networks/tiles.py`).
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) == 1 and devices[0].platform != "tpu":
+        return None
+    return make_layout(config, devices)
+
+
 def local_layout() -> Layout | None:
-    """Returns the layout of this process's own devices, all along fsdp; None where it has one."""
-    devices = jax.local_devices()
-    return make_layout(ShardingConfig(), devices) if len(devices) > 1 else None
+    """Returns the layout of this process's own devices, all along fsdp, if it needs one."""
+    return layout_if_needed(ShardingConfig(), jax.local_devices())
 
 
 @functools.lru_cache(maxsize=4096)

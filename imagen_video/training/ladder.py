@@ -19,7 +19,7 @@ from imagen_video.array_types import KeyArray
 from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.cascade.weights import load_stage
 from imagen_video.files import held
-from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.layout import Layout, layout_if_needed
 from imagen_video.sharding.processes import is_first, placed
 from imagen_video.training import ladder_files
 from imagen_video.training.distillation import distillation_loss
@@ -29,7 +29,7 @@ from imagen_video.training.placement import placement
 from imagen_video.training.run_text import RunText, encode_fn, frozen_params
 from imagen_video.training.rung_evaluation import losses_on_unseen_batch, sample_difference
 from imagen_video.training.rungs import DistillRun, Rung, ladder, stage_run
-from imagen_video.training.stage_run import check_text, make_batches, run_layout
+from imagen_video.training.stage_run import check_text, make_batches
 
 # Of a stage, what its weights depend on.
 TRAINED_FIELDS = "name output input fill unet schedule prediction low_res_error".split()
@@ -69,7 +69,7 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
     if run.teacher is None:
         raise ValueError("config.teacher: name the weights file or work directory to distil from")
     check_text(run.stage, text)
-    layout = run_layout(run.sharding)
+    layout = layout_if_needed(run.sharding)
     root, rungs = epath.Path(workdir), ladder(run)
     for rung in rungs:
         ladder_files.check_same_rung(root / rung.name, rung, run, is_first=rung is rungs[0])

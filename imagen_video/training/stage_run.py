@@ -13,7 +13,7 @@ from imagen_video.cascade.stage import Stage, init_stage_params
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.data.sources import CaptionedShapes, ClipGrid
 from imagen_video.data.transforms import RandomWindow
-from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
+from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed
 from imagen_video.text.text_model import TextModel, TextPaths
 from imagen_video.training.loop import TrainConfig, train
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
@@ -100,14 +100,6 @@ def pipeline_config(run: StageRun, *, row_shards: int = 1) -> PipelineConfig:
         echo=data.echo,
         row_shards=row_shards,
     )
-
-
-def run_layout(sharding: ShardingConfig) -> Layout | None:
-    """Returns how a run is spread over devices.
-
-    None on one device: there is nothing to lay out, and the program stays as small as it can be.
-    """
-    return make_layout(sharding) if jax.device_count() > 1 else None
 
 
 def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> Batches:
@@ -200,7 +192,7 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
             raise ValueError(
                 f"{workdir}: holds a run of {begun}, not of {run.stage.name}; use another folder"
             )
-    layout = run_layout(run.sharding)
+    layout = layout_if_needed(run.sharding)
 
     def init_fn(key: KeyArray) -> Any:
         return init_stage_params(run.stage, key)

@@ -1,13 +1,16 @@
 """The real TPU compiler on real programs, without a TPU."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from fake_devices import printed_on
 
 from imagen_video.cascade.stage import Stage
 from imagen_video.config import load_config, to_record
+from imagen_video.profiling.aot import environment
 from imagen_video.profiling.description import describe_stage
 
 pytest.importorskip("libtpu")
@@ -167,3 +170,21 @@ def test_too_many_clips_do_not_fit():
     # z_t and the low-res clip alone, float32, on one of 4 chips.
     wanted = 2 * 20000 * 16 * 24 * 40 * 3 * 4 / 4 / 2**30
     assert found["missing_gib"] > wanted - 16
+
+
+@pytest.mark.slow
+def test_a_single_tpu_has_the_layout_that_its_programs_are_compiled_with(monkeypatch):
+    for name, value in environment().items():
+        if os.environ.get(name) != value:
+            monkeypatch.setenv(name, value)
+    printed_on(
+        1,
+        """
+        from jax.experimental import topologies
+        from imagen_video.sharding.layout import ShardingConfig, layout_if_needed
+
+        device = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
+        assert layout_if_needed(ShardingConfig(), [device]).on_tpu
+        print("a layout")
+        """,
+    )

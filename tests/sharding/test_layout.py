@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from imagen_video.sharding import axes
-from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed
 from imagen_video.sharding.mesh import MESH_AXES
 
 
@@ -103,3 +103,7 @@ def test_every_process_reads_the_rows_its_devices_hold():
     assert [shared.rows_of_process(p) for p in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
     with pytest.raises(ValueError, match="not one run"):
         of_processes([[0], [1], [0], [1]]).rows_of_process(0)
+
+
+def test_a_single_cpu_needs_no_layout():
+    assert layout_if_needed(ShardingConfig(), jax.devices()[:1]) is None
