@@ -7,7 +7,7 @@ of keys; p k the pixels of queries and keys, height and width folded; g the fram
 token; n head; d head_dim.
 """
 
-from collections.abc import Sequence
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,12 +17,18 @@ from jaxtyping import Array, Bool, Float
 
 from imagen_video.networks.captions import captions_of_frames
 from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.softmax import frame_softmax, joint_softmax
+from imagen_video.networks.tiles import store_as_written
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
 _RELATIVE = nn.initializers.normal(1.0)
+
+# Axes of the logits over frames, then of their pixels, folded or not.
+_LOGITS = (axes.BATCH, axes.HEADS, axes.FRAMES, None)
+_PIXELS = {1: (None,), 2: (axes.HEIGHT, axes.WIDTH)}
 
 
 def heads_projection(heads: int, head_dim: int, *, dtype: DTypeLike, name: str) -> nn.DenseGeneral:
@@ -48,29 +54,6 @@ def out_projection(features: int, *, dtype: DTypeLike, name: str = "out") -> nn.
         bias_init=nn.with_logical_partitioning(_ZEROS, (axes.OUT,)),
         name=name,
     )
-
-
-def joint_softmax(logits: Sequence[Float[Array, "..."]], axis_counts: Sequence[int]) -> list[Array]:
-    """One softmax over several groups of keys, without concatenating them.
-
-    Args:
-      logits: float32 arrays that agree on their leading axes (queries).
-      axis_counts: for each, how many of its trailing axes index keys.
-
-    Returns:
-      Probabilities in the shapes of `logits`; over all groups' keys together they sum to 1.
-    """
-    key_axes = [tuple(range(-count, 0)) for count in axis_counts]
-
-    def over_keys(values: Array, count: int) -> Array:
-        return values.reshape(values.shape + (1,) * count)
-
-    peak = jnp.max(
-        jnp.stack([jnp.max(group, axis=a) for group, a in zip(logits, key_axes)]), axis=0
-    )
-    weights = [jnp.exp(group - over_keys(peak, count)) for group, count in zip(logits, axis_counts)]
-    total = sum(jnp.sum(w, axis=a) for w, a in zip(weights, key_axes))
-    return [w / over_keys(total, count) for w, count in zip(weights, axis_counts)]
 
 
 class TextKeys(nn.Module):
@@ -226,17 +209,19 @@ class TemporalAttention(nn.Module):
             for name in ("relative_key", "relative_value")
         )
         q = q * self.head_dim**-0.5
-        logits = jnp.einsum(f"bf{pixels}nd,bg{pixels}nd->b{pixels}nfg", q, k)
-        logits = (logits + jnp.einsum(f"bf{pixels}nd,fgd->b{pixels}nfg", q, a_k)).astype(
-            jnp.float32
+        # Pixels last: a TPU's tiles are full of them, and nearly empty of the few frames.
+        by_pixel = functools.partial(
+            store_as_written, self.layout, names=_LOGITS + _PIXELS[len(pixels)]
         )
+        logits = by_pixel(jnp.einsum(f"bf{pixels}nd,bg{pixels}nd->bnfg{pixels}", q, k))
+        logits = logits + by_pixel(jnp.einsum(f"bf{pixels}nd,fgd->bnfg{pixels}", q, a_k))
         if is_image is not None:
             itself = jnp.eye(frames, dtype=bool)
             attended = jnp.where(is_image[:, None, None], itself, True)
-            attended = attended.reshape(-1, *(1,) * (1 + len(pixels)), frames, frames)
+            attended = attended.reshape(-1, 1, frames, frames, *(1,) * len(pixels))
             logits = jnp.where(attended, logits, -jnp.inf)
-        p = nn.softmax(logits, axis=-1).astype(self.dtype)
-        out = jnp.einsum(f"b{pixels}nfg,bg{pixels}nd->bf{pixels}nd", p, v)
-        out = out + jnp.einsum(f"b{pixels}nfg,fgd->bf{pixels}nd", p, a_v)
+        p = by_pixel(frame_softmax(logits))
+        out = jnp.einsum(f"bnfg{pixels},bg{pixels}nd->bf{pixels}nd", p, v)
+        out = out + jnp.einsum(f"bnfg{pixels},fgd->bf{pixels}nd", p, a_v)
         out = out.reshape(*h.shape[:-1], heads, self.head_dim)
         return h + out_projection(channels, dtype=self.dtype)(out)

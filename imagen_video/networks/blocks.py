@@ -18,12 +18,18 @@ from jaxtyping import Array, Float
 from imagen_video.networks.attention import SpatialAttention
 from imagen_video.networks.conditioning import Context
 from imagen_video.networks.resnet import SpaceTimeBlock
+from imagen_video.networks.softmax import PROBABILITIES
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
 
-def _is_product_of_weights(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Whether an equation is a convolution or a projection; attention has batch axes."""
+def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Whether an equation is a convolution or a projection, or makes the probabilities of frames.
+
+    Attention's products have batch axes.
+    """
+    if primitive.name == "name":
+        return params["name"] == PROBABILITIES
     if primitive.name == "dot_general":
         _, (batch_axes, _) = params["dimension_numbers"]
         return not batch_axes
@@ -33,7 +39,8 @@ def _is_product_of_weights(primitive: Any, *_: Any, **params: Any) -> bool:
 # What scanned blocks are called, by how many stand apart before them.
 _SCANNED = ("all", "rest")
 
-_KEPT = {"blocks": None, "products": _is_product_of_weights}
+# What of a block the backward pass finds, by how blocks are rematerialised; None for nothing.
+REMATERIALISED = {"blocks": None, "products": _is_kept}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ def stack(
     dtype = jnp.dtype(config.dtype)
     block, step = SpaceTimeBlock, _Step
     if config.remat != "none":
-        policy = _KEPT[config.remat]
+        policy = REMATERIALISED[config.remat]
         block = nn.remat(block, policy=policy)
         # Inside a loop body nothing outside can be merged with the recomputation, so the
         # barriers against that (prevent_cse) would only cost.

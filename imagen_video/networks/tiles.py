@@ -7,6 +7,8 @@ pass through memory (our choice; compiler's estimates: README). Without a layout
 platforms nothing is reordered.
 """
 
+from collections.abc import Sequence
+
 import jax
 from jax.experimental.layout import Layout as MemoryOrder
 from jax.experimental.layout import with_layout_constraint
@@ -48,15 +50,37 @@ def store(
     if not frames_on_several_tpus(layout, h):
         return h
     letters = FRAMES_FIRST.split()
-    memory = MemoryOrder(tuple(letters.index(letter) for letter in order.split()))
+    return _in_memory(layout, h, axes.CLIP, [letters.index(letter) for letter in order.split()])
+
+
+def store_as_written(
+    layout: Layout | None, x: Float[Array, "..."], names: Sequence[str | None]
+) -> Float[Array, "..."]:
+    """Returns x as it is, in a TPU's memory in the order of its axes: the last fills the lanes.
+
+    Args:
+      layout: where x lies.
+      x: any array.
+      names: the logical axes of its dimensions; None for one that is never cut.
+    """
+    if layout is None or not layout.on_tpu:
+        return x
+    return _in_memory(layout, x, names, range(x.ndim))
+
+
+def _in_memory(
+    layout: Layout, x: Array, names: Sequence[str | None], order: Sequence[int]
+) -> Array:
+    """Says in which order a TPU's memory has the dimensions of x, the last along the lanes."""
+    memory, spec = MemoryOrder(tuple(order)), layout.spec(names, x.shape)
     # On each device's block: of a cut array the partitioner forgets the constraint.
     return jax.shard_map(
         lambda block: with_layout_constraint(block, memory),
         mesh=layout.mesh,
-        in_specs=_spec(layout, h),
-        out_specs=_spec(layout, h),
+        in_specs=spec,
+        out_specs=spec,
         check_vma=False,
-    )(h)
+    )(x)
 
 
 def _spec(layout: Layout, h: Array) -> PartitionSpec:

@@ -1,5 +1,6 @@
 """A block in the order that a TPU's tiles want computes what it does in any other."""
 
+import pytest
 from fake_devices import printed_on
 
 # Devices of a CPU that call themselves TPUs: orders and layouts of memory are taken, values are
@@ -61,5 +62,12 @@ BLOCKS = """
 """
 
 
-def test_a_block_for_tpus_equals_the_block_for_one_device():
-    assert "equal blocks" in printed_on(8, BLOCKS)
+# The base's blocks, whose frames attend to each other.
+ATTENDING = BLOCKS.replace('temporal="convolution"', 'temporal="attention"').replace(
+    """(parts > 1 and cut == "frames")""", "True"
+)
+
+
+@pytest.mark.parametrize("program", [BLOCKS, ATTENDING], ids=["convolution", "attention"])
+def test_a_block_for_tpus_equals_the_block_for_one_device(program):
+    assert "equal blocks" in printed_on(8, program)
