@@ -34,24 +34,18 @@ def joint_softmax(logits: Sequence[Float[Array, "..."]], axis_counts: Sequence[i
     return [w / over_keys(total, count) for w, count in zip(weights, axis_counts)]
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def frame_softmax(logits: Float[Array, "b n f g *pixels"]) -> Float[Array, "b n f g *pixels"]:
     """Softmax over the frames of keys, g, computed in float32, in the dtype of `logits`.
 
-    Its gradient is p * (dp - sum(p * dp)), of its result alone, so that a backward pass needs no
+    Its derivative is p * (d - sum(p * d)), of its result alone, so that a backward pass needs no
     logits; `remat="products"` keeps the result, small beside a clip's channels.
     """
     return jax.nn.softmax(logits.astype(jnp.float32), axis=3).astype(logits.dtype)
 
 
-def _forward(logits: Array) -> tuple[Array, Array]:
-    p = checkpoint_name(frame_softmax(logits), PROBABILITIES)
-    return p, p
-
-
-def _backward(p: Array, dp: Array) -> tuple[Array]:
-    p32, dp32 = p.astype(jnp.float32), dp.astype(jnp.float32)
-    return ((p32 * (dp32 - jnp.sum(p32 * dp32, axis=3, keepdims=True))).astype(p.dtype),)
-
-
-frame_softmax.defvjp(_forward, _backward)
+@frame_softmax.defjvp
+def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    p = checkpoint_name(frame_softmax(*primals), PROBABILITIES)
+    p32, d = p.astype(jnp.float32), tangents[0].astype(jnp.float32)
+    return p, (p32 * (d - jnp.sum(p32 * d, axis=3, keepdims=True))).astype(p.dtype)

@@ -18,6 +18,10 @@ def test_the_softmax_over_frames_is_jaxs_and_its_gradient_too(pixels):
     expected, expected_vjp = jax.vjp(lambda x: jax.nn.softmax(x, axis=3), logits)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(vjp(dp)[0], expected_vjp(dp)[0], atol=1e-6)
+    # Forward, too, as objectives with a derivative along the trajectory need it.
+    _, found = jax.jvp(frame_softmax, (logits,), (dp,))
+    _, expected = jax.jvp(lambda x: jax.nn.softmax(x, axis=3), (logits,), (dp,))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_half_precision_is_rounded_once():
