@@ -49,23 +49,23 @@ def distill(
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip at a time.
-        "train": train("v5p:4x4x4") | train("v6e:16x16"),
+        "train": train("v5p:4x4x4"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),
     },
     "tsr1": {
-        "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
+        "train": train("v5p:4x4x4"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
-        **distill("v5p:4x4x4", guide=2, halve=2),
+        **distill("v5p:4x4x4"),
     },
     "ssr1": {
-        "train": train("v5p:4x4x4", "v5e:16x16"),
+        "train": train("v5p:4x4x4"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr2": {
-        "train": train("v5p:4x4x4", parts=1) | train("v5e:16x16", parts=2),
+        "train": train("v5p:4x4x4", parts=1),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4", guide=2, halve=2),
     },
@@ -81,7 +81,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     },
     "ssr3": {
         # Two rows of 16 frames of 256x256 on a chip at a time.
-        "train": train("v5e:16x16") | train("v5p:4x4x4", parts=2),
+        "train": train("v5e:16x16"),
         "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5e:16x16"),
     },
