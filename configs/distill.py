@@ -112,6 +112,7 @@ def demo(config: ConfigDict, name: str) -> None:
     start, final = (16, 8) if name == "base" else (16, 4)
     config.distillation.update(start_steps=start, final_steps=final)
     if name == "base":
-        # Of 400 videos through ssr1 94.5% have the right size, 92.5% with a student for the
-        # stochastic sampler, 94.3% with the original in 64 steps.
+        # Of 400 videos (evaluate --distilled --through ssr1 --num_samples 1, --seed 0 and 1) 94.5%
+        # have the right size; 92.5% with a student for the stochastic sampler, of 1,200 guided
+        # steps; 94.3% with the original, ssr1's too (--nodistilled).
         config.distillation.sampler = "ddim"

@@ -14,12 +14,7 @@ from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
-from imagen_video.sharding.layout import (
-    Layout,
-    ShardingConfig,
-    layout_if_needed,
-    local_layout,
-)
+from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed, local_layout
 from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
 from imagen_video.training.export import restore_stage

@@ -173,7 +173,7 @@ def test_too_many_clips_do_not_fit():
 
 
 @pytest.mark.slow
-def test_a_single_tpu_has_the_layout_that_its_programs_are_compiled_with(monkeypatch):
+def test_a_single_tpu_is_laid_out_as_several_are(monkeypatch):
     for name, value in environment().items():
         if os.environ.get(name) != value:
             monkeypatch.setenv(name, value)
