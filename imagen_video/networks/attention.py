@@ -1,30 +1,34 @@
 """Attention over the pixels of a frame, over caption tokens, and over frames.
 
 Height and width are folded into one axis of pixels, which fills a TPU's tiles where two small ones
-leave most of them empty. Where the height is cut over devices they stay two axes of every einsum:
-folding would fold a cut axis and force a gather. Letters: b f h w as ever; x y the height and width
-of keys; p k the pixels of queries and keys, height and width folded; g the frame of keys; t text
-token; n head; d head_dim.
+leave most of them empty. Where the height is cut over devices they stay two axes: folding would
+fold a cut axis and force a gather, which only the keys of a frame need. Letters: b f h w as ever; p
+pixels, height and width folded; k keys, a frame's pixels and its caption's tokens; g the frame of
+keys; t text token; n head; d head_dim.
 """
 
 import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from imagen_video.networks.captions import captions_of_frames
 from imagen_video.networks.norms import GroupNorm
-from imagen_video.networks.softmax import frame_softmax, joint_softmax
+from imagen_video.networks.softmax import softmax
 from imagen_video.networks.tiles import store_as_written
 from imagen_video.sharding import axes
-from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.layout import Layout, constrain
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
 _RELATIVE = nn.initializers.normal(1.0)
+
+# What rematerialisation knows the values read by, before their projection.
+READ = "attention_read"
 
 # Axes of the logits over frames, then of their pixels, folded or not.
 _LOGITS = (axes.BATCH, axes.HEADS, axes.FRAMES, None)
@@ -98,7 +102,7 @@ class TextKeys(nn.Module):
 class SpatialAttention(nn.Module):
     """Residual attention of a pixel over its frame and its caption (arXiv 2205.11487, B.1).
 
-    Caption keys and values join those of the frame's pixels in one softmax. With
+    Caption keys and values stand in a row with those of the frame's pixels. With
     `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial
     self-attention (arXiv 2210.02303 section 2.3).
     """
@@ -121,7 +125,7 @@ class SpatialAttention(nn.Module):
         channels = h.shape[-1]
         heads = channels // self.head_dim
         normed = GroupNorm(self.groups, dtype=self.dtype, name="norm")(h)
-        pixels, keys = ("hw", "xy") if _height_is_cut(self.layout, h) else ("p", "k")
+        pixels = "hw" if _height_is_cut(self.layout, h) else "p"
         if pixels == "p":
             normed = rearrange(normed, "b f h w c -> b f (h w) c")
 
@@ -129,35 +133,36 @@ class SpatialAttention(nn.Module):
             return heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
 
         q = project("query") * self.head_dim**-0.5
-        text_k, text_v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(
+        k, v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(
             tokens, text_mask
         )
-        kv = "btnd"
         if caption_index is not None:
-            text_k, text_v, mask = (
-                captions_of_frames(a, caption_index, layout=self.layout)
-                for a in (text_k, text_v, mask)
+            k, v, mask = (
+                captions_of_frames(a, caption_index, layout=self.layout) for a in (k, v, mask)
             )
-            kv = "bftnd"
-        text_logits = jnp.einsum(f"bf{pixels}nd,{kv}->bfn{pixels}t", q, text_k).astype(jnp.float32)
-        mask = mask.reshape(len(mask), -1, *(1,) * (1 + len(pixels)), mask.shape[-1])
-        text_logits = jnp.where(mask, text_logits, -jnp.inf)
         if self.attend_pixels:
-            k, v = project("key"), project("value")
-            logits = jnp.einsum(f"bf{pixels}nd,bf{keys}nd->bfn{pixels}{keys}", q, k)
-            p_pixels, p_text = joint_softmax(
-                [logits.astype(jnp.float32), text_logits], [len(keys), 1]
-            )
-            p_pixels = p_pixels.astype(self.dtype)
-            out = jnp.einsum(f"bfn{pixels}{keys},bf{keys}nd->bf{pixels}nd", p_pixels, v)
-        else:
-            (p_text,) = joint_softmax([text_logits], [1])
-            out = 0.0
-        out = out + jnp.einsum(
-            f"bfn{pixels}t,{kv}->bf{pixels}nd", p_text.astype(self.dtype), text_v
-        )
-        out = out.reshape(*h.shape[:-1], heads, self.head_dim)
+            k, v = self._join(project("key"), k), self._join(project("value"), v)
+            before = [(0, 0)] * (mask.ndim - 1) + [(k.shape[2] - mask.shape[-1], 0)]
+            mask = jnp.pad(mask, before, constant_values=True)
+        mask = mask.reshape(len(mask), -1, *(1,) * (1 + len(pixels)), mask.shape[-1])
+        keys = "bfknd" if k.ndim == 5 else "bknd"
+        logits = jnp.einsum(f"bf{pixels}nd,{keys}->bfn{pixels}k", q, k)
+        p = softmax(jnp.where(mask, logits, -jnp.inf), -1)
+        out = jnp.einsum(f"bfn{pixels}k,{keys}->bf{pixels}nd", p, v)
+        out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)
         return h + out_projection(channels, dtype=self.dtype)(out)
+
+    def _join(
+        self, of_pixels: Float[Array, "b f *p n d"], of_text: Float[Array, "b *f t n d"]
+    ) -> Float[Array, "b f k n d"]:
+        """Keys, or values, of a frame in a row: first all its pixels', then its caption's."""
+        if of_pixels.ndim == 6:
+            whole = (axes.BATCH, axes.FRAMES, None, None, axes.HEADS, axes.HEAD_DIM)
+            of_pixels = constrain(self.layout, of_pixels, whole)
+            of_pixels = rearrange(of_pixels, "b f h w n d -> b f (h w) n d")
+        if of_text.ndim == 4:
+            of_text = repeat(of_text, "b t n d -> b f t n d", f=of_pixels.shape[1])
+        return jnp.concatenate([of_pixels, of_text], axis=2)
 
 
 def _height_is_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
@@ -220,8 +225,8 @@ class TemporalAttention(nn.Module):
             attended = jnp.where(is_image[:, None, None], itself, True)
             attended = attended.reshape(-1, 1, frames, frames, *(1,) * len(pixels))
             logits = jnp.where(attended, logits, -jnp.inf)
-        p = by_pixel(frame_softmax(logits))
+        p = by_pixel(softmax(logits, 3))
         out = jnp.einsum(f"bnfg{pixels},bg{pixels}nd->bf{pixels}nd", p, v)
         out = out + jnp.einsum(f"bnfg{pixels},fgd->bf{pixels}nd", p, a_v)
-        out = out.reshape(*h.shape[:-1], heads, self.head_dim)
+        out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)
         return h + out_projection(channels, dtype=self.dtype)(out)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from imagen_video.networks.attention import SpatialAttention
+from imagen_video.networks.attention import READ, SpatialAttention
 from imagen_video.networks.conditioning import Context
 from imagen_video.networks.resnet import SpaceTimeBlock
 from imagen_video.networks.softmax import PROBABILITIES
@@ -24,12 +24,12 @@ from imagen_video.sharding.layout import Layout
 
 
 def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Whether an equation is a convolution or a projection, or makes the probabilities of frames.
+    """Whether an equation is a convolution or a projection, or names what attention keeps.
 
-    Attention's products have batch axes.
+    Attention's own products have batch axes.
     """
     if primitive.name == "name":
-        return params["name"] == PROBABILITIES
+        return params["name"] in (PROBABILITIES, READ)
     if primitive.name == "dot_general":
         _, (batch_axes, _) = params["dimension_numbers"]
         return not batch_axes

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from imagen_video.array_types import Conditioning, LogSNR
-from imagen_video.networks.attention import TextKeys, joint_softmax
+from imagen_video.networks.attention import TextKeys
 from imagen_video.networks.captions import as_cached, captions_of_frames
 from imagen_video.networks.embeddings import ScalarEmbedding, bounded_time, dense
 from imagen_video.sharding import axes
@@ -58,7 +58,7 @@ class TextPooling(nn.Module):
         ).astype(self.dtype)
         k, v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(tokens, mask)
         logits = jnp.einsum("nd,mtnd->mnt", query * self.head_dim**-0.5, k).astype(jnp.float32)
-        (p,) = joint_softmax([jnp.where(mask[:, None], logits, -jnp.inf)], [1])
+        p = nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf))
         pooled = jnp.einsum("mnt,mtnd->mnd", p.astype(self.dtype), v)
         pooled = pooled.reshape(*pooled.shape[:-2], -1)
         return dense(self.dim, dtype=self.dtype, names=(axes.IN, axes.EMB), name="out")(pooled)

@@ -68,8 +68,8 @@ class UNetConfig:
         a UBlock's blocks, so that all blocks of a level are equal and one compiled body each way.
         Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
-        (all inside a block but convolutions, projections and the probabilities over frames:
-        attention's own products and all that is element by element).
+        (all inside a block but convolutions, projections, and attention's probabilities and what
+        it read: two of its products, and all that is element by element).
       dtype: compute dtype name; parameters are float32.
     """
 
