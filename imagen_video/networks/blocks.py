@@ -17,10 +17,14 @@ from jaxtyping import Array, Float
 
 from imagen_video.networks.attention import READ, SpatialAttention
 from imagen_video.networks.conditioning import Context
+from imagen_video.networks.norms import STATISTICS
 from imagen_video.networks.resnet import SpaceTimeBlock
 from imagen_video.networks.softmax import PROBABILITIES
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
+
+# Names of small or costly values besides products.
+_KEPT = (PROBABILITIES, READ, STATISTICS)
 
 
 def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -29,7 +33,7 @@ def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
     Attention's own products have batch axes.
     """
     if primitive.name == "name":
-        return params["name"] in (PROBABILITIES, READ)
+        return params["name"] in _KEPT
     if primitive.name == "dot_general":
         _, (batch_axes, _) = params["dimension_numbers"]
         return not batch_axes

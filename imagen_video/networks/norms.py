@@ -3,12 +3,15 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from imagen_video.networks.tiles import FRAMES_FIRST
 from imagen_video.sharding import axes
 
+# What rematerialisation knows the means over pixels by.
+STATISTICS = "norm_statistics"
 _EPSILON = 1e-6
 
 
@@ -30,24 +33,39 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "*clip c"], stored: Float[Array, "*clip c"] | None = None
+        self,
+        h: Float[Array, "*clip c"],
+        stored: Float[Array, "*clip c"] | None = None,
+        film: Float[Array, "b f1 2*c"] | None = None,
     ) -> Float[Array, "*clip c"]:
         """Returns the normalised clip, scaled and shifted per channel, in `dtype`.
+
+        It is one product and one sum for each value of h, so that a gradient needs two sums over
+        pixels, whatever scales and shifts there are.
 
         Args:
           h: the clip.
           stored: h again, as it lies in memory where it is normalised; by default as it is read
             for the statistics.
+          film: a scale, from 0, and a shift to apply afterwards (scale-shift norm, arXiv
+            2105.05233), one for each channel of each frame, or of all frames.
         """
         scale, bias = ScaleAndBias(name="group_norm")(h.shape[-1])
         letters = self.order.split()
         pixels = letters.index("h"), letters.index("w")
         h = h.astype(jnp.float32)
-        mean, square = self._over_group(h.mean(pixels)), self._over_group((h * h).mean(pixels))
+        mean, square = (
+            self._over_group(checkpoint_name(values.mean(pixels), STATISTICS))
+            for values in (h, h * h)
+        )
         factor = scale / jnp.sqrt(jnp.maximum(square - mean**2, 0.0) + _EPSILON)
-        mean, factor = (jnp.expand_dims(x, pixels) for x in (mean, factor))
+        offset = bias - mean * factor
+        if film is not None:
+            film_scale, film_shift = jnp.split(film.astype(jnp.float32), 2, axis=-1)
+            factor, offset = factor * (1 + film_scale), offset * (1 + film_scale) + film_shift
+        factor, offset = (jnp.expand_dims(x, pixels) for x in (factor, offset))
         h = h if stored is None else stored.astype(jnp.float32)
-        return ((h - mean) * factor + bias).astype(self.dtype)
+        return (h * factor + offset).astype(self.dtype)
 
     def _over_group(self, means: Float[Array, "b f c"]) -> Float[Array, "b f c"]:
         """The mean over each group, for every channel of it."""

@@ -47,9 +47,7 @@ class ResnetBlock(nn.Module):
         h = norm(_divisor(h.shape[-1], self.groups), name="norm1")(h)
         h = conv(name="conv1")(nn.swish(h))
         film = dense(2 * self.features, dtype=self.dtype, names=(axes.EMB, axes.OUT), name="film")
-        film = rearrange(film(nn.swish(emb))[:, :, None, None], f"{FRAMES_FIRST} -> {order}")
-        scale, shift = jnp.split(film, 2, axis=-1)
-        h = norm(self.groups, name="norm2")(h) * (1 + scale) + shift
+        h = norm(self.groups, name="norm2")(h, film=film(nn.swish(emb)))
         h = conv(zero_init=True, name="conv2")(nn.swish(h))
         if skip.shape[-1] != self.features:
             skip = conv(kernel=1, name="skip")(skip)

@@ -40,3 +40,23 @@ def test_each_frame_is_normalised_as_flax_normalises_it_alone(order, dtype, tole
         np.testing.assert_allclose(
             actual.astype(jnp.float32), expected.astype(jnp.float32), atol=tolerance * scale
         )
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_film_scales_and_shifts_what_was_normalised(frames):
+    h = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+    film = jax.random.normal(jax.random.key(1), (2, frames, 12))
+    params = {"group_norm": {"scale": 1 + jnp.arange(6.0) / 6, "bias": jnp.arange(6.0) - 2}}
+
+    def at_once(h, film):
+        return GroupNorm(2).apply({"params": params}, h, film=film)
+
+    def afterwards(h, film):
+        scale, shift = (x[:, :, None, None] for x in jnp.split(film, 2, axis=-1))
+        return GroupNorm(2).apply({"params": params}, h) * (1 + scale) + shift
+
+    found, vjp = jax.vjp(at_once, h, film)
+    expected, expected_vjp = jax.vjp(afterwards, h, film)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    for actual, other in zip(vjp(h**2), expected_vjp(h**2)):
+        np.testing.assert_allclose(actual, other, rtol=1e-4, atol=1e-3)
