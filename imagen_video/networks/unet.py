@@ -64,12 +64,15 @@ class UNetConfig:
       space_to_depth: side of the pixel patches folded into channels before the stem.
       scan_blocks: whether equal blocks, where a stack has three or more, are one scanned loop body,
         which keeps compile times flat.
+      unrolled_levels: so many levels, from the largest clips down, have their blocks unrolled all
+        the same: a loop copies what it keeps for the gradient, which costs most where clips are
+        large, and no part of a norm passes from one block to the next.
       project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
         a UBlock's blocks, so that all blocks of a level are equal and one compiled body each way.
         Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
-        (all inside a block but convolutions, projections, and attention's probabilities and what
-        it read: two of its products, and all that is element by element).
+        (all that is element by element; of a block it finds convolutions, projections, the norms'
+        statistics, attention's probabilities and what attention read).
       dtype: compute dtype name; parameters are float32.
     """
 
@@ -90,6 +93,7 @@ class UNetConfig:
     groups: int = 32
     space_to_depth: int = 1
     scan_blocks: bool = True
+    unrolled_levels: int = 0
     project_skips: bool = False
     remat: Literal["none", "blocks", "products"] = "none"
     dtype: str = "float32"
@@ -227,7 +231,7 @@ class VideoUNet(nn.Module):
             attention_every_block=config.attention_every_block,
             temporal=config.temporal,
             max_offset=config.max_frames - 1,
-            scan=config.scan_blocks,
+            scan=config.scan_blocks and level >= config.unrolled_levels,
             remat=config.remat,
             dtype=config.dtype,
             layout=self.layout,

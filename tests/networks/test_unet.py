@@ -233,6 +233,10 @@ def test_scanned_and_unrolled_blocks_are_the_same_function(kind, project_skips):
     assert {name for name in params if is_scanned(name)} == {
         *("down_0_all", "down_1_all", "up_1_all", "up_0_all" if project_skips else "up_0_rest")
     }
+    partly = dataclasses.replace(scanned, unrolled_levels=1)
+    assert {name for name in abstract_params(partly) if is_scanned(name)} == {
+        *("down_1_all", "up_1_all")
+    }
     z, logsnr, cond = inputs(scanned)
     flat = unstack_layers(params)
     shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(unrolled))
