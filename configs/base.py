@@ -33,10 +33,10 @@ def config(size: str) -> ConfigDict:
                     # trained no form.
                     space_to_depth=1,
                     scan_blocks=True,
-                    # Our choice: UNetConfig says why; README what it gains.
+                    # Our choice: UNetConfig says why, README what it gained.
                     unrolled_levels=0 if tiny else 1,
-                    # All blocks of a level alike, so that XLA compiles each once (our choice). The
-                    # embedded weights are of networks whose first blocks read both.
+                    # All blocks of a level alike, so that XLA compiles a scanned one once (our
+                    # choice). The embedded weights are of networks whose first blocks read both.
                     project_skips=not tiny,
                     remat="none" if tiny else "products",
                     dtype="float32" if tiny else "bfloat16",

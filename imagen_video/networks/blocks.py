@@ -23,12 +23,12 @@ from imagen_video.networks.softmax import PROBABILITIES
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
-# Names of small or costly values besides products.
+# What is small beside what it takes to compute it again.
 _KEPT = (PROBABILITIES, READ, STATISTICS)
 
 
 def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Whether an equation is a convolution or a projection, or names what attention keeps.
+    """Whether an equation is a convolution or a projection, or names one of `_KEPT`.
 
     Attention's own products have batch axes.
     """

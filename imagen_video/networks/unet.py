@@ -64,14 +64,16 @@ class UNetConfig:
       space_to_depth: side of the pixel patches folded into channels before the stem.
       scan_blocks: whether equal blocks, where a stack has three or more, are one scanned loop body,
         which keeps compile times flat.
-      unrolled_levels: so many levels, from the largest clips down, have their blocks unrolled all
-        the same: a loop copies what it keeps for the gradient, which costs most where clips are
-        large, and no part of a norm passes from one block to the next.
+      unrolled_levels: so many levels, from the largest clips down, are not scanned: a loop copies
+        what it keeps for the gradient, which costs most where clips are large, and keeps the
+        statistics of a block's first norm from being computed with the block before. Their
+        parameters have names of their own, so a run goes on only with the number it began with.
       project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
-        a UBlock's blocks, so that all blocks of a level are equal and one compiled body each way.
+        a UBlock's blocks, so that all blocks of a level are equal and, scanned, one compiled body
+        each way.
         Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
-        (all that is element by element; of a block it finds convolutions, projections, the norms'
+        (what is element by element; of a block it finds convolutions, projections, the norms'
         statistics, attention's probabilities and what attention read).
       dtype: compute dtype name; parameters are float32.
     """
@@ -111,6 +113,8 @@ class UNetConfig:
         for name in ("strides", "num_blocks"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name}: {getattr(self, name)} has an entry below 1")
+        if not 0 <= self.unrolled_levels <= levels:
+            raise ValueError(f"unrolled_levels: {self.unrolled_levels} is not in 0 to {levels}")
         for channels in (self.stem_channels, *self.channels):
             if channels % self.groups:
                 raise ValueError(f"channels: {channels} is not a multiple of groups {self.groups}")

@@ -291,6 +291,8 @@ def test_any_size_that_the_strides_divide_runs_and_others_are_refused_by_multipl
         ("groups", 0, "groups: 0 is below 1"),
         ("max_frames", 0, "max_frames: 0 is below 1"),
         ("space_to_depth", 0, "space_to_depth: 0 is below 1"),
+        ("unrolled_levels", -1, "unrolled_levels: -1 is not in 0 to 2"),
+        ("unrolled_levels", 3, "unrolled_levels: 3 is not in 0 to 2"),
     ],
 )
 def test_impossible_configurations_are_refused_by_field(field, value, message):
