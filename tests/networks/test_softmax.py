@@ -48,6 +48,6 @@ def test_a_backward_pass_finds_probabilities_what_was_read_and_the_statistics_of
 
     for module, args in ((TemporalAttention(4, 2, 3), ()), (SpatialAttention(4, 2), text)):
         # Means over pixels are found, but those over groups of channels, a mean and a square, not.
-        once = counts(module, None, *args) + [0, 0, 2]
+        once = counts(module, None, *args) + np.array([0, 0, 2])
         np.testing.assert_array_equal(counts(module, "products", *args), once)
         assert np.all(counts(module, "blocks", *args) > once)
