@@ -21,7 +21,7 @@ from imagen_video.networks.norms import GroupNorm
 from imagen_video.networks.softmax import softmax
 from imagen_video.networks.tiles import store_as_written
 from imagen_video.sharding import axes
-from imagen_video.sharding.layout import Layout, constrain
+from imagen_video.sharding.layout import Layout
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
@@ -141,7 +141,7 @@ class SpatialAttention(nn.Module):
                 captions_of_frames(a, caption_index, layout=self.layout) for a in (k, v, mask)
             )
         if self.attend_pixels:
-            k, v = self._join(project("key"), k), self._join(project("value"), v)
+            k, v = _join(project("key"), k), _join(project("value"), v)
             before = [(0, 0)] * (mask.ndim - 1) + [(k.shape[2] - mask.shape[-1], 0)]
             mask = jnp.pad(mask, before, constant_values=True)
         mask = mask.reshape(len(mask), -1, *(1,) * (1 + len(pixels)), mask.shape[-1])
@@ -152,17 +152,18 @@ class SpatialAttention(nn.Module):
         out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)
         return h + out_projection(channels, dtype=self.dtype)(out)
 
-    def _join(
-        self, of_pixels: Float[Array, "b f *p n d"], of_text: Float[Array, "b *f t n d"]
-    ) -> Float[Array, "b f k n d"]:
-        """Keys, or values, of a frame in a row: first all its pixels', then its caption's."""
-        if of_pixels.ndim == 6:
-            whole = (axes.BATCH, axes.FRAMES, None, None, axes.HEADS, axes.HEAD_DIM)
-            of_pixels = constrain(self.layout, of_pixels, whole)
-            of_pixels = rearrange(of_pixels, "b f h w n d -> b f (h w) n d")
-        if of_text.ndim == 4:
-            of_text = repeat(of_text, "b t n d -> b f t n d", f=of_pixels.shape[1])
-        return jnp.concatenate([of_pixels, of_text], axis=2)
+
+def _join(
+    of_pixels: Float[Array, "b f *p n d"], of_text: Float[Array, "b *f t n d"]
+) -> Float[Array, "b f k n d"]:
+    """Keys, or values, of a frame in a row: first all its pixels', then its caption's."""
+    if of_pixels.ndim == 6:
+        # Gathered by the compiler's own choice of place: asked for by a constraint, XLA's CPU
+        # devices waited for each other without end where heads were cut, too (jax 0.10.2).
+        of_pixels = rearrange(of_pixels, "b f h w n d -> b f (h w) n d")
+    if of_text.ndim == 4:
+        of_text = repeat(of_text, "b t n d -> b f t n d", f=of_pixels.shape[1])
+    return jnp.concatenate([of_pixels, of_text], axis=2)
 
 
 def _height_is_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
