@@ -70,8 +70,7 @@ class UNetConfig:
         parameters have names of their own, so a run goes on only with the number it began with.
       project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
         a UBlock's blocks, so that all blocks of a level are equal and, scanned, one compiled body
-        each way.
-        Otherwise the first block reads both, at the price of a body of its own.
+        each way. Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
         (what is element by element; of a block it finds convolutions, projections, the norms'
         statistics, attention's probabilities and what attention read).
