@@ -50,7 +50,7 @@ attend() {
 
 stop() {
   [[ -d $RUN ]] || return 0
-  until [[ -s $RUN/process ]]; do sleep 0.1; done
+  await process
   kill -TERM "$(<"$RUN/process")" 2>/dev/null || true
   follow
 }
@@ -58,7 +58,7 @@ stop() {
 follow() {
   local worker status
   worker="worker_$(worker_number)"
-  until [[ -s $RUN/attendant ]]; do sleep 0.1; done
+  await attendant
   tail --lines=+1 --follow --sleep-interval=0.2 --pid="$(<"$RUN/attendant")" "$RUN/log" |
     grep --line-buffered --line-number '' | sed --unbuffered "s/^/$worker:/" || true
   # It runs on, so only this stream broke: 255 is what ssh says then.
@@ -67,6 +67,13 @@ follow() {
   status="$(cat "$RUN/exit" 2>/dev/null || echo 143)"
   echo "$worker:exit:$status"
   exit "$status"
+}
+
+await() { # A file of the run; the machine's disk may be taken away first.
+  until [[ -s $RUN/$1 ]]; do
+    [[ -d $RUN ]] || exit 255
+    sleep 0.1
+  done
 }
 
 worker_number() {
