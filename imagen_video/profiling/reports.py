@@ -31,10 +31,14 @@ def report_table(folder: str | pathlib.Path) -> str:
     reports = [json.loads(file.read_text()) for file in files]
     versions = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports})
     head = (
-        "| stage | program | slice | rows | GiB of a chip's | seconds | share of peak | ceiling |",
-        "|---|---|---|---|---|---|---|---|",
+        "| stage | program | slice | rows | GiB of a chip's | seconds | share of peak | ceiling"
+        " | to compile |",
+        "|---|---|---|---|---|---|---|---|---|",
     )
-    foot = f"Compiler's estimates, not measured on a TPU: {'; '.join(versions)}."
+    foot = (
+        f"Compiler's estimates, not measured on a TPU: {'; '.join(versions)}."
+        " To compile: measured, time and most memory of the machine that compiled."
+    )
     return "\n".join([*head, *map(_row, reports), "", foot])
 
 
@@ -54,4 +58,5 @@ def _row(report: dict) -> str:
             f"{compiled['share_of_peak']:.0%}",
             "" if ceiling is None else f"{ceiling:.0%}",
         ]
-    return f"| {' | '.join([*names, *cells])} |"
+    effort = f"{report['compile_seconds']:.0f} s, {report['host_gib']:.1f} GiB"
+    return f"| {' | '.join([*names, *cells, effort])} |"

@@ -15,6 +15,8 @@ REPORT = {
     "libtpu": "0.0.42",
     "fits": True,
     "hbm_gib": 16.0,
+    "compile_seconds": 216.96,
+    "host_gib": 2.49,
     "missing_gib": None,
     "compiled": {
         "arguments_gib": 0.9,
@@ -32,11 +34,13 @@ def test_each_report_is_a_row_and_the_versions_are_named(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(large))
     (tmp_path / "c.json").write_text(json.dumps(large | {"missing_gib": None}))
     lines = report_table(tmp_path).splitlines()
-    assert lines[2] == "| ssr3 | sample | v5e:2x2 | 1 | does not fit, 3.2 too many |  |  |  |"
-    assert lines[3] == "| ssr3 | sample | v5e:4x4 | 1 | 12.3 of 16 | 1.7 | 28% | 40% |"
-    assert lines[4] == "| ssr3 | sample | v5e:2x2 | 1 | does not fit |  |  |  |"
-    assert {line.count("|") for line in lines[:4]} == {9}
-    assert lines[-1].endswith("jax 0.10.2, libtpu 0.0.42.")
+    effort = "217 s, 2.5 GiB"
+    missing = "does not fit, 3.2 too many"
+    assert lines[2] == f"| ssr3 | sample | v5e:2x2 | 1 | {missing} |  |  |  | {effort} |"
+    assert lines[3] == f"| ssr3 | sample | v5e:4x4 | 1 | 12.3 of 16 | 1.7 | 28% | 40% | {effort} |"
+    assert lines[4] == f"| ssr3 | sample | v5e:2x2 | 1 | does not fit |  |  |  | {effort} |"
+    assert {line.count("|") for line in lines[:4]} == {10}
+    assert "jax 0.10.2, libtpu 0.0.42." in lines[-1]
 
 
 def test_an_empty_folder_is_refused(tmp_path):
