@@ -147,13 +147,18 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     return unrolled
 
 
-def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns the tree of an unrolled U-Net into that of the same network with scanned blocks."""
+def stack_layers(params: Mapping[str, Any], unrolled_levels: int = 0) -> dict[str, Any]:
+    """Turns the tree of an unrolled U-Net into that of the same network with scanned blocks.
+
+    Args:
+      params: as `unstack_layers` returns them.
+      unrolled_levels: as in `UNetConfig`.
+    """
     stacked, layers = {}, {}
     for name, tree in params.items():
-        match = re.fullmatch(r"((?:down|up)_\d+)_(\d+)", name)
-        if match:
-            layers.setdefault(match[1], {})[int(match[2])] = tree
+        match = re.fullmatch(r"((?:down|up)_(\d+))_(\d+)", name)
+        if match and int(match[2]) >= unrolled_levels:
+            layers.setdefault(match[1], {})[int(match[3])] = tree
         else:
             stacked[name] = tree
     for name, trees in layers.items():

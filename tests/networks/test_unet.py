@@ -247,6 +247,8 @@ def test_scanned_and_unrolled_blocks_are_the_same_function(kind, project_skips):
     again = stack_layers(flat)
     assert jax.tree.structure(again) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(partly))
+    assert jax.tree.map(jnp.shape, stack_layers(flat, unrolled_levels=1)) == shapes
 
 
 @pytest.mark.parametrize(
