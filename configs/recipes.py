@@ -48,24 +48,24 @@ def distill(
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
-        # Eight rows of 16 frames of 24x40 on a chip at a time.
-        "train": train("v5p:4x4x4"),
+        # Eight rows of 16 frames of 24x40 on a chip of v5p at a time, two on one of v6e.
+        "train": train("v5p:4x4x4", "v6e:16x16"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),
     },
     "tsr1": {
-        "train": train("v5p:4x4x4", parts=2),
+        "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr1": {
-        "train": train("v5p:4x4x4", parts=2),
+        "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr2": {
-        "train": train("v5p:4x4x4", parts=1),
+        "train": train("v5p:4x4x4", parts=1) | train("v5e:16x16", parts=2),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4", guide=2, halve=2),
     },
@@ -80,8 +80,8 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         **distill("v5p:4x4x4", guide=1, halve=1),
     },
     "ssr3": {
-        # Two rows of 16 frames of 256x256 on a chip at a time.
-        "train": train("v5e:16x16"),
+        # Two rows of 16 frames of 256x256 on a chip of v5e at a time, sixteen on one of v5p.
+        "train": train("v5e:16x16") | train("v5p:4x4x4", parts=2),
         "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5e:16x16"),
     },
