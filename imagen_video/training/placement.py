@@ -20,7 +20,7 @@ def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> Trai
 
     A leaf of the optimiser belongs to the parameter whose path its own path ends in. It lies like
     that parameter if it has its shape; if it is a factor of Adafactor, which lacks one of the
-    dimensions, it lies like the others; else it is whole on every device.
+    dimensions, it lies as the others do; else it is whole on every device.
 
     Args:
       layout: mesh and rules.
@@ -40,7 +40,8 @@ def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> Trai
         for start in range(len(names)):
             if names[start:] in by_path:
                 spec, shape = by_path[names[start:]]
-                return NamedSharding(layout.mesh, _follow(spec, shape, leaf.shape))
+                entries = _follow(spec, shape, leaf.shape, is_row="v_row" in names)
+                return NamedSharding(layout.mesh, entries)
         return layout.replicated
 
     return TrainState(
@@ -70,15 +71,21 @@ def placement(stage: Stage, config: TrainConfig, layout: Layout | None) -> dict[
     }
 
 
-def _follow(spec: PartitionSpec, shape: tuple, own: tuple) -> PartitionSpec:
-    """The spec of an array that has the parameter's shape, or lacks one dimension of it."""
+def _follow(
+    spec: PartitionSpec, shape: tuple[int, ...], own: tuple[int, ...], *, is_row: bool
+) -> PartitionSpec:
+    """The spec of an array that has the parameter's shape, or lacks one dimension of it.
+
+    Of two equal ones optax's row factor lacks the later, the other factor the earlier.
+    """
     if own == shape:
         return spec
+    lacked = [i for i in range(len(shape)) if own == shape[:i] + shape[i + 1 :]]
+    if not lacked:
+        return PartitionSpec()
+    i = lacked[-1 if is_row else 0]
     entries = (*spec, *(None,) * (len(shape) - len(spec)))
-    for i in range(len(shape)):
-        if own == shape[:i] + shape[i + 1 :]:
-            return PartitionSpec(*entries[:i], *entries[i + 1 :])
-    return PartitionSpec()
+    return PartitionSpec(*entries[:i], *entries[i + 1 :])
 
 
 def _names(path: tuple) -> Path:
