@@ -4,9 +4,9 @@
 
 A recipe is fields by dotted path; flags of the command line win over it. On a slice that no recipe
 names, sampling cuts a clip's frames over all chips, and other programs run with the config as it
-is: rows and parameters cut over all chips. Rows of the README's table without * have been compiled
-for their slices as they are here (`bash launch/compile_all.sh DIR` compiles all); none has run on
-one.
+is: rows and parameters cut over all chips. Those of the README's table, but for rows with *, have
+been compiled for their slices as they are here (`bash launch/compile_all.sh DIR` compiles all);
+none has run on one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
@@ -30,8 +30,9 @@ def train(*slice_names: str, parts: int = 4) -> dict[str, dict[str, object]]:
 def sample(*slice_names: str) -> dict[str, dict[str, object]]:
     """Returns the recipes of a sampler step.
 
-    Eight frames a chip make the most of it: XLA's convolutions lay frames along the eight rows of a
-    tile, and copy each activation where there are fewer.
+    Eight frames a chip make the most of it (the base, of 16 on four chips, has four): XLA's
+    convolutions lay frames along the eight rows of a tile, and copy each activation where there are
+    fewer.
     """
     return dict.fromkeys(slice_names, FRAMES)
 

@@ -1,8 +1,8 @@
 """The run of equal blocks inside a DBlock or UBlock: unrolled, or as one scanned loop body.
 
-Blocks of one shape are one compiled body. A first block that reads another width, as where a skip
-is joined, stands apart. Unrolled and scanned are the same function of trees that `stack_layers` and
-`unstack_layers` turn into each other.
+Scanned, blocks of one shape are one compiled body. A first block that reads another width, as where
+a skip is joined, stands apart. Unrolled and scanned are the same function of trees that
+`stack_layers` and `unstack_layers` turn into each other.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ REMATERIALISED = {"blocks": None, "products": _is_kept}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockStack:
-    """What one DBlock or UBlock repeats; fields as in `UNetConfig`, of one level; and layout."""
+    """What one DBlock or UBlock repeats: fields of `UNetConfig` for one level, scanned or not."""
 
     features: int
     num_blocks: int

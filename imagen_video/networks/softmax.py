@@ -1,4 +1,4 @@
-"""The softmax of attention, which a backward pass finds instead of computing it again."""
+"""The softmax of attention, which a backward pass can find instead of computing it again."""
 
 from functools import partial
 

@@ -31,17 +31,17 @@ _UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the compiler says of a program; all but `model_tflops` for each chip.
+    """What the compiler says of a program.
 
     Attributes:
       fits: whether the program fits into the chip's memory.
-      hbm_gib: of the chip.
+      hbm_gib: of a chip.
       compile_seconds: on this machine.
       host_gib: most memory this process has had.
       model_tflops: that the model asks for, all chips together, without recomputation or padding.
-      missing_gib: memory that the program wants beyond the chip's; None if it fits, or where
-        the compiler does not say.
-      compiled: None where the program does not fit.
+      missing_gib: memory that the program wants beyond a chip's; None if it fits, or where the
+        compiler does not say.
+      compiled: None where the compiler refuses it, for it does not fit.
     """
 
     fits: bool
@@ -55,7 +55,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledProgram:
-    """A program that fits: its memory, work and time on each chip.
+    """A program that compiled: its memory, work and time on each chip.
 
     Attributes:
       arguments_gib: parameters, state and inputs.
@@ -154,9 +154,11 @@ def compile_program(
     alone = None
     if ceiling:
         alone = alone_seconds(convolutions(read), layout.mesh.devices.flat[0], chip)
+    missing = arguments + temporaries - chip.hbm_gib
     return dataclasses.replace(
         report,
-        fits=arguments + temporaries <= chip.hbm_gib,
+        fits=missing <= 0,
+        missing_gib=missing if missing > 0 else None,
         compiled=CompiledProgram(
             arguments_gib=arguments,
             temporaries_gib=temporaries,

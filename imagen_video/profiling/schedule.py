@@ -2,8 +2,8 @@
 
 XLA's cost analysis counts a loop's body once and gives negative seconds for some programs. The
 text of a compiled program says more: it is in the order in which instructions run, each with the
-cycles that the compiler expects. One walk counts everything, a loop's body times its trip count;
-copies and collectives in flight cost only what is waited for.
+cycles that the compiler expects. A loop's body counts times its trip count; copies and collectives
+in flight cost only what is waited for.
 """
 
 import dataclasses

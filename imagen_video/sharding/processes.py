@@ -1,7 +1,7 @@
 """The processes of one job: what they agree on, and whole arrays to and from their devices.
 
-Every function here must be called by all processes, in the same order. Alone, a process does what
-one would do without them.
+Every function here but `is_first` must be called by all processes, in the same order. Alone, a
+process does what one would do without them.
 """
 
 import json
