@@ -41,12 +41,17 @@ def all_gathers(hlo):
 
 
 def is_whole(dims, output):
-    """Whether an array has all frames, rows and columns of a clip at one of the two levels."""
+    """Whether an array has all frames and pixels of a clip at one of the two levels.
+
+    Rows and columns, or the one axis that attention makes of them, with its caption or without.
+    """
+    levels = [(output.height // scale, output.width // scale) for scale in (1, 2)]
+    captions = range(2 * micro_cascade.TOKENS)  # and the null token, and what divides by 8
     return any(
         dims[i] % output.frames == 0
-        and dims[i + 1 : i + 3] == (output.height // scale, output.width // scale)
-        for i in range(len(dims) - 2)
-        for scale in (1, 2)
+        and (dims[i + 1 : i + 3] == level or dims[i + 1] - math.prod(level) in captions)
+        for i in range(len(dims) - 1)
+        for level in levels
     )
 
 

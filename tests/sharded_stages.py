@@ -4,7 +4,7 @@ A program, because the number of devices is fixed when JAX starts:
 
     sharded_stages.py KIND,MESH,CONTEXT ...   for example ssr1,1x1x8x1,frames
 
-prints a JSON object for each argument.
+prints a JSON object for each argument. KIND is a stage of the micro cascade, or ssr1+self.
 """
 
 import dataclasses
@@ -44,14 +44,18 @@ LEVELS = dict(
 
 
 def stage_of(kind, context):
-    """A micro stage of 16 frames; twice as tall where the height is split 8 ways at two levels."""
-    stage = {stage.name: stage for stage in micro_cascade.STAGES}[kind]
-    attention = ("self", "self") if kind == "base" else ("none", "cross")
+    """A micro stage of 16 frames; twice as tall where the height is split 8 ways at two levels.
+
+    "ssr1+self" attends to pixels at the second level, as the stages up to 192x320 do.
+    """
+    name, *attends = kind.split("+")
+    stage = {stage.name: stage for stage in micro_cascade.STAGES}[name]
+    attention = ("self", "self") if name == "base" else ("none", *(attends or ("cross",)))
     unet = dataclasses.replace(
         stage.unet, **LEVELS, attention=attention, space_to_depth=1, max_frames=16
     )
     output = Grid(frames=16, height=32 if context == "frames" else 64, width=4)
-    shrink = {"base": None, "tsr1": (2, 1), "ssr1": (1, 2)}[kind]
+    shrink = {"base": None, "tsr1": (2, 1), "ssr1": (1, 2)}[name]
     small = shrink and Grid(
         frames=output.frames // shrink[0],
         height=output.height // shrink[1],
