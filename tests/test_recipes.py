@@ -40,6 +40,15 @@ def test_a_recipe_fits_its_slice_and_its_stage(stage, program, where):
         assert run.stage.output.frames % mesh.context == 0
 
 
+@pytest.mark.parametrize("program", ["train", "sample"])
+def test_every_stage_has_recipes_for_large_chips_and_for_small_ones(program):
+    for stage in sorted({stage for stage, *_ in RECIPES}):
+        slices = {
+            where.split(":")[0] for name, kind, where in RECIPES if (name, kind) == (stage, program)
+        }
+        assert slices & {"v4", "v5p"} and slices & {"v5e", "v6e"}, (stage, slices)
+
+
 def test_distillation_takes_the_recipes_of_both_its_stages():
     flag_values = flags_of(
         "--config=configs/distill.py:ssr1", "--program=halve", "--slice=v5p:4x4x4"

@@ -32,12 +32,13 @@ def report_table(folder: str | pathlib.Path) -> str:
     versions = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports})
     head = (
         "| stage | program | slice | rows | GiB of a chip's | seconds | share of peak | ceiling"
-        " | to compile |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " | FLOPs | to compile |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     )
     foot = (
         f"Compiler's estimates, not measured on a TPU: {'; '.join(versions)}."
-        " To compile: measured, time and most memory of the machine that compiled."
+        " FLOPs: the program's over the model's. To compile: measured, time and most memory of the"
+        " machine that compiled."
     )
     return "\n".join([*head, *map(_row, reports), "", foot])
 
@@ -48,7 +49,7 @@ def _row(report: dict) -> str:
     if compiled is None:
         missing = report["missing_gib"]
         too_many = "" if missing is None else f", {missing:.1f} too many"
-        cells = [f"does not fit{too_many}", "", "", ""]
+        cells = [f"does not fit{too_many}", "", "", "", ""]
     else:
         memory = compiled["arguments_gib"] + compiled["temporaries_gib"]
         ceiling = compiled["ceiling"]
@@ -57,6 +58,7 @@ def _row(report: dict) -> str:
             f"{compiled['seconds']:.3g}",
             f"{compiled['share_of_peak']:.0%}",
             "" if ceiling is None else f"{ceiling:.0%}",
+            f"{compiled['repeated']:.2f}",
         ]
     effort = f"{report['compile_seconds']:.0f} s, {report['host_gib']:.1f} GiB"
     return f"| {' | '.join([*names, *cells, effort])} |"

@@ -105,6 +105,35 @@ def test_a_training_step_is_three_forward_passes_and_its_products_are_timed_alon
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["tsr1", "ssr2", "tsr2", "tsr3", "ssr3"])
+def test_every_other_stage_is_sampled_by_a_slice(name):
+    config = f"--config=configs/stages/{name}.py:tiny"
+    code, found, errors = compile_stage(config, "--slice=v5e:2x2", "--program=sample", *ON_FRAMES)
+    assert code == 0, errors[-2000:]
+    compiled, stage = found["compiled"], described(name)
+    assert found["fits"] and compiled["temporaries_gib"] < 1
+    # One evaluation, for none of these is guided.
+    assert 0.75 < found["model_tflops"] * 1e12 / stage.flops_per_eval < 1
+    assert 0.99 < compiled["repeated"] < 1.25
+    assert 0 < compiled["share_of_peak"] < 1
+
+
+@pytest.mark.slow
+def test_the_full_base_is_sampled_by_the_slice_of_its_recipe():
+    code, found, errors = compile_stage(
+        "--config=configs/stages/base.py", "--slice=v5p:2x2x1", "--program=sample"
+    )
+    assert code == 0, errors[-2000:]
+    compiled = found["compiled"]
+    # All parameters, in two bytes each, are on every chip.
+    assert 5.6e9 * 2 / 2**30 < compiled["arguments_gib"] < 11
+    assert found["fits"] and found["hbm_gib"] == 95.0 and found["host_gib"] < 16
+    # describe's 14.99 TFLOP an evaluation, padded taps left out; guided, so two of them.
+    assert 0.9 < found["model_tflops"] / (2 * 14.99) < 1
+    assert 0.99 < compiled["repeated"] < 1.15
+
+
+@pytest.mark.slow
 def test_a_scanned_stage_costs_what_the_unrolled_one_does():
     def cost(scan):
         code, found, errors = compile_stage(

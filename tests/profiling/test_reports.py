@@ -24,6 +24,7 @@ REPORT = {
         "seconds": 1.69995,
         "share_of_peak": 0.285,
         "ceiling": 0.4,
+        "repeated": 1.023,
     },
 }
 
@@ -36,10 +37,11 @@ def test_each_report_is_a_row_and_the_versions_are_named(tmp_path):
     lines = report_table(tmp_path).splitlines()
     effort = "217 s, 2.5 GiB"
     missing = "does not fit, 3.2 too many"
-    assert lines[2] == f"| ssr3 | sample | v5e:2x2 | 1 | {missing} |  |  |  | {effort} |"
-    assert lines[3] == f"| ssr3 | sample | v5e:4x4 | 1 | 12.3 of 16 | 1.7 | 28% | 40% | {effort} |"
-    assert lines[4] == f"| ssr3 | sample | v5e:2x2 | 1 | does not fit |  |  |  | {effort} |"
-    assert {line.count("|") for line in lines[:4]} == {10}
+    assert lines[2] == f"| ssr3 | sample | v5e:2x2 | 1 | {missing} |  |  |  |  | {effort} |"
+    fitting = "12.3 of 16 | 1.7 | 28% | 40% | 1.02"
+    assert lines[3] == f"| ssr3 | sample | v5e:4x4 | 1 | {fitting} | {effort} |"
+    assert lines[4] == f"| ssr3 | sample | v5e:2x2 | 1 | does not fit |  |  |  |  | {effort} |"
+    assert {line.count("|") for line in lines[:4]} == {11}
     assert "jax 0.10.2, libtpu 0.0.42." in lines[-1]
 
 
