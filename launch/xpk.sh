@@ -141,7 +141,7 @@ run_command() {
   wait_for_end || status=$?
   cancel
   rm -f "$logs/exits" # of pods that were started again
-  collect_logs --follow=false
+  collect_logs --follow=false || note "kubectl gives no logs, see $logs/kubectl.log"
   failure="$(first_failure "$logs")"
   case "$status" in
     0) note "$command is done" ;;
@@ -177,7 +177,7 @@ wait_for_end() {
 }
 
 collect_logs() {
-  "${read_logs[@]}" "$1" 2>>"$logs/kubectl.log" | count_lines | collect_lines "$logs" || true
+  "${read_logs[@]}" "$1" 2>>"$logs/kubectl.log" | count_lines | collect_lines "$logs"
 }
 
 clean_up() {

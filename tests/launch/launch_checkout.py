@@ -106,7 +106,9 @@ class Checkout:
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):  # which others may hold open
+                pipe.close()
         for written in ("runs", ".venv"):
             shutil.rmtree(self.root / written, ignore_errors=True)
 

@@ -26,6 +26,7 @@ def test_reports_that_are_there_are_not_compiled_again(tmp_path):
     for stage, program, where in recipes:
         report = {"stage": stage, "program": program, "slice": where, "rows": 1, "compiled": None}
         report |= {"missing_gib": 1.0, "jax": "1", "libtpu": "2"}
+        report |= {"compile_seconds": 1.0, "host_gib": 1.0}
         (tmp_path / f"{stage}-{program}-{where.replace(':', '-')}.json").write_text(
             json.dumps(report)
         )

@@ -18,7 +18,8 @@ def get_config():
     config.stage.input = dict(frames=4, height=4, width=8)
     config.stage.output = dict(frames=4, height=8, width=16)
     config.stage.unet.update(
-        stem_channels=8, channels=(8, 8), groups=2, head_dim=8, text_dim=8, emb_dim=16, max_frames=4
+        stem_channels=32, channels=(32, 32), groups=2, head_dim=8, text_dim=8, emb_dim=16,
+        max_frames=4,
     )
     config.data.update(train_frames=4, train_crop=(8, 16))
     config.train.update(num_steps=3, log_every=1)
@@ -46,13 +47,17 @@ def losses(workdir):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the script would make .venv first")
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 1), (1, 2, 1), (1, 1, 2)], ids=["data", "fsdp", "context"]
+)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path, shape):
     config = tmp_path / "micro.py"
     config.write_text(CONFIG)
     found = {}
     for processes, devices in ((2, 1), (1, 2)):
         workdir = tmp_path / f"{processes}x{devices}"
-        mesh = ("--config.sharding.mesh.fsdp=1", "--config.sharding.mesh.data=2")
+        axes = zip(("data", "fsdp", "context"), shape)
+        mesh = [f"--config.sharding.mesh.{axis}={size}" for axis, size in axes]
         train = ("--config", str(config), "--workdir", str(workdir), *mesh)
         done = launch(
             "-n", str(processes), "-d", str(devices), "--", *train, logs=tmp_path / "logs"

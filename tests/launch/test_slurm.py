@@ -64,6 +64,21 @@ def test_slurm_queues_again_what_sigterm_stopped(checkout, plan, arguments, stat
     assert (checkout.ledger / "here/saved_0").exists() == (status == 143)
 
 
+def test_slurm_says_when_it_cannot_queue_again(checkout):
+    checkout.plan(terminate_step="yes", attempts=[{"end": "hang"}], fail={"requeue": [1]})
+    result = checkout.run(*SLURM, **JOB)
+    assert status_of(result) == 143
+    assert "NOT QUEUED" in result.stderr and (checkout.ledger / "here/saved_0").exists()
+
+
+def test_slurm_trains_nothing_where_it_cannot_install(checkout):
+    checkout.plan(no_network="yes")
+    result = checkout.run(*SLURM, **JOB)
+    assert status_of(result) == 1
+    assert "ERROR: no network" in result.stderr and "installation failed" in result.stderr
+    assert not checkout.calls() and not checkout.trainings()
+
+
 def test_slurm_does_not_queue_again_what_scancel_stopped(checkout):
     checkout.plan(attempts=[{"end": "hang"}])
     process = checkout.start(*SLURM, **JOB)

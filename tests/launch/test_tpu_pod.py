@@ -108,6 +108,12 @@ def test_pod_reports_a_training_that_fails_and_does_not_repeat_it(checkout):
         ({"fail": {"create": [1]}}, "ERROR: (gcloud) create failed", 0),
         ({"fail": {"scp": [1]}}, "ERROR: (gcloud) scp failed", 1),
         ({"fail": {"install": [3]}}, "ERROR: (gcloud) install failed", 1),
+        ({"no_network": "yes"}, "error: installation failed, see above", 1),
+        (
+            {"fail": {"run": ["break"] * 20}, "attempts": [{"steps": 2000, "seconds": 0.05}]},
+            "cannot reach the workers",
+            1,
+        ),
         ({"attempts": [{"end": 1}]}, "failed with exit code 1 on worker_0", 1),
         ({"attempts": [{"states": ["FAILED"]}]}, "gave up after 2 lost slices", 2),
         ({"fail": {"delete": [1] * 10}}, "NOT DELETED after 10 tries", 10),

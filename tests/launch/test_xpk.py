@@ -93,6 +93,15 @@ def test_xpk_after_a_step_that_fails(checkout, plan, complaint, deleted):
     assert ("NOT DELETED" in result.stderr) == (checkout.ledger / "workload").exists()
 
 
+def test_xpk_without_logs_says_so_and_ends_as_the_training_does(checkout):
+    checkout.plan(looks=[124, 0], pods=[{pod(0): ["step 1"]}], fail={"kubectl": [1] * 20})
+    result = checkout.run(*XPK)
+    assert status_of(result) == 0
+    assert "kubectl gives no logs, see" in result.stderr and "step 1" not in result.stdout
+    assert "logs are not at hand" in checkout.logs("imagen-video-base/kubectl.log")
+    assert len(checkout.calls("delete")) == 1
+
+
 def test_xpk_stopped_by_ctrl_c_deletes(checkout):
     checkout.plan(looks=[124], pods=[{pod(0): ["step 1"]}])
     process = checkout.start(*XPK)
