@@ -23,24 +23,30 @@ def report_table(folder: str | pathlib.Path) -> str:
     """Returns the table of all `*.json` reports in `folder`, in the order of their names.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or one is something else.
     """
     files = sorted(pathlib.Path(folder).glob("*.json"))
     if not files:
         raise ValueError(f"{folder}: no *.json reports of imagen-video compile")
-    reports = [json.loads(file.read_text()) for file in files]
-    versions = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports})
+    rows, versions = [], set()
+    for file in files:
+        try:
+            report = json.loads(file.read_text())
+            rows.append(_row(report))
+            versions.add(f"jax {report['jax']}, libtpu {report['libtpu']}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: no report of this imagen-video compile ({error})") from error
     head = (
         "| stage | program | slice | rows | GiB of a chip's | seconds | share of peak | ceiling"
         " | FLOPs | to compile |",
         "|---|---|---|---|---|---|---|---|---|---|",
     )
     foot = (
-        f"Compiler's estimates, not measured on a TPU: {'; '.join(versions)}."
+        f"Compiler's estimates, not measured on a TPU: {'; '.join(sorted(versions))}."
         " FLOPs: the program's over the model's. To compile: measured, time and most memory of the"
         " machine that compiled."
     )
-    return "\n".join([*head, *map(_row, reports), "", foot])
+    return "\n".join([*head, *rows, "", foot])
 
 
 def _row(report: dict) -> str:

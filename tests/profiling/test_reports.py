@@ -45,6 +45,14 @@ def test_each_report_is_a_row_and_the_versions_are_named(tmp_path):
     assert "jax 0.10.2, libtpu 0.0.42." in lines[-1]
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"stage": "ssr3", "compiled": 1}'])
+def test_a_file_of_something_else_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(json.dumps(REPORT))
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(ValueError, match=r"b\.json: no report of this imagen-video compile"):
+        report_table(tmp_path)
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no \*.json reports"):
         report_table(tmp_path)
