@@ -49,8 +49,8 @@ def distill(
 
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
-        # Eight rows of 16 frames of 24x40 on a chip of v5p at a time, two on one of v6e.
-        "train": train("v5p:4x4x4", "v6e:16x16"),
+        # Eight rows of 16 frames of 24x40 on a chip of v5p at a time, one on one of v5e.
+        "train": train("v5p:4x4x4") | train("v5e:16x16", parts=8),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),
