@@ -1,6 +1,8 @@
 """Recipes for TPU slices name real fields of real stages and fit their slices."""
 
 import math
+import pathlib
+import re
 
 import pytest
 
@@ -47,6 +49,13 @@ def test_every_stage_has_recipes_for_large_chips_and_for_small_ones(program):
             where.split(":")[0] for name, kind, where in RECIPES if (name, kind) == (stage, program)
         }
         assert slices & {"v4", "v5p"} and slices & {"v5e", "v6e"}, (stage, slices)
+
+
+def test_the_readme_has_a_row_for_what_is_a_recipe_and_for_nothing_else():
+    row = re.compile(r"^\| (\w+) \| (\w+)\** \| (v\d\w*:[\dx]+) \|", re.MULTILINE)
+    rows = row.findall(pathlib.Path("README.md").read_text())
+    assert len(rows) == len(set(rows)) and set(rows) <= set(RECIPES)
+    assert {(stage, program) for stage, program, _ in rows} == {recipe[:2] for recipe in RECIPES}
 
 
 def test_distillation_takes_the_recipes_of_both_its_stages():
