@@ -51,7 +51,7 @@ def test_every_stage_has_recipes_for_large_chips_and_for_small_ones(program):
         assert slices & {"v4", "v5p"} and slices & {"v5e", "v6e"}, (stage, slices)
 
 
-def test_the_readme_has_a_row_for_what_is_a_recipe_and_for_nothing_else():
+def test_rows_of_the_readme_are_recipes_and_every_program_has_one():
     row = re.compile(r"^\| (\w+) \| (\w+)\** \| (v\d\w*:[\dx]+) \|", re.MULTILINE)
     rows = row.findall(pathlib.Path("README.md").read_text())
     assert len(rows) == len(set(rows)) and set(rows) <= set(RECIPES)
