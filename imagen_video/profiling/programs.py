@@ -81,13 +81,10 @@ def training_program(run: StageRun, layout: Layout) -> DeviceProgram:
     def loss_fn(params: Any, batch: Any, key: KeyArray, layout: Layout | None = layout):
         return denoising_loss(stage, run.objective, params, None, batch, key, layout=layout)
 
-    part = batch
-    if config.microbatches > 1:
-        part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
     forward = count_flops(
         functools.partial(loss_fn, layout=None),
         state.params,
-        part,
+        undivided_batch(run),
         jax.random.key(0),
         padded_taps=False,
     )
@@ -103,7 +100,7 @@ def training_program(run: StageRun, layout: Layout) -> DeviceProgram:
     )
     return DeviceProgram(
         lower=lambda: step.lower(state, batch),
-        model_flops=3 * config.microbatches * forward,
+        model_flops=3 * forward,
     )
 
 
@@ -140,6 +137,15 @@ def training_batch(run: StageRun, *, row_shards: int) -> dict[str, jax.ShapeDtyp
         name: jax.ShapeDtypeStruct((*lead, *shape), dtype)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def undivided_batch(run: StageRun) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch in one part, on one device: each caption once, no empty slots.
+
+    Divided, each device has as many slots as the one with the most captions needs.
+    """
+    whole = dataclasses.replace(run.train, microbatches=1)
+    return training_batch(dataclasses.replace(run, train=whole), row_shards=1)
 
 
 def sampling_program(stage: Stage, layout: Layout, *, clips: int) -> DeviceProgram:

@@ -9,7 +9,7 @@ import jax
 from imagen_video.array_types import KeyArray
 from imagen_video.cascade.stage import init_stage_params, stage_param_axes
 from imagen_video.profiling.flops import count_flops
-from imagen_video.profiling.programs import DeviceProgram, training_batch
+from imagen_video.profiling.programs import DeviceProgram, training_batch, undivided_batch
 from imagen_video.sharding.layout import Layout
 from imagen_video.training.distillation import GuidedObjective, distillation_loss
 from imagen_video.training.objectives import denoising_loss
@@ -72,14 +72,12 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
     def forward_loss(params: Any, batch: Any, key: KeyArray):
         return denoising_loss(evaluated, as_stage.objective, params, None, batch, key)
 
-    part = batch
-    if config.microbatches > 1:
-        part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+    undivided = undivided_batch(as_stage)
     count = functools.partial(count_flops, padded_taps=False)
     whole = functools.partial(loss_fn, layout=None)
     key = jax.random.key(0)
-    flops = count(whole, state.params, part, key, teacher)
-    flops += 2 * count(forward_loss, evaluated_params, part, key)
+    flops = count(whole, state.params, undivided, key, teacher)
+    flops += 2 * count(forward_loss, evaluated_params, undivided, key)
 
     shardings = layout.params(stage_param_axes(rung.teacher), teacher)
     step = make_train_step(
@@ -94,7 +92,7 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
     )
     program = DeviceProgram(
         lower=lambda: step.lower(state, batch, teacher),
-        model_flops=config.microbatches * flops,
+        model_flops=flops,
     )
     return program, config.batch_size
 

@@ -41,6 +41,20 @@ def test_a_step_is_five_evaluations_two_of_them_the_teachers(guidance):
         assert per_row == pytest.approx(5 / 3 * training.model_flops / 2, rel=0.05)
 
 
+def test_the_model_asks_for_the_same_however_its_batch_is_divided():
+    # One row of eight packs images: in eight parts each has slots for as many captions as that one.
+    layout, counted = make_layout(ShardingConfig()), set()
+    data = dataclasses.replace(stage_run(BASE).data, image_share=0.125)
+    for parts in (1, 8):
+        cut = dict(batch_size=8, microbatches=parts)
+        training = dataclasses.replace(stage_run(BASE, **cut), data=data)
+        rungs = dataclasses.replace(run_of(), data=data)
+        rungs = dataclasses.replace(rungs, halving=dataclasses.replace(rungs.halving, **cut))
+        programs = training_program(training, layout), rung_program(rungs, "halve", layout)[0]
+        counted.add(tuple(program.model_flops for program in programs))
+    assert len(counted) == 1
+
+
 def test_the_teacher_is_an_argument_of_the_program():
     program, _ = rung_program(run_of(2.0), "halve", make_layout(ShardingConfig()))
     (_, _, teacher), _ = program.lower().in_avals
