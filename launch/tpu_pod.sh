@@ -232,7 +232,7 @@ delete_slice() {
 
 pack() {
   run "$logs/gcloud.log" tar -czf "$logs/source.tar.gz" --exclude=__pycache__ \
-    -C "$ROOT" "${SOURCE[@]}"
+    -C "$ROOT" "${SOURCE[@]}" || return 1 # tar's own 2 would say that the options are wrong
 }
 
 install_project() {

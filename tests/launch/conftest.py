@@ -29,3 +29,12 @@ def checkout(root, tmp_path):
     checkout.close()
     refused = tmp_path / "refused"
     assert not refused.exists(), refused.read_text()
+
+
+@pytest.fixture
+def hidden_source(root):
+    """The name of a file that is missing from the checkout during the test."""
+    file, elsewhere = root / "setup.py", root.parent / "setup.py"
+    file.rename(elsewhere)
+    yield file.name
+    elsewhere.rename(file)

@@ -131,6 +131,13 @@ def test_pod_after_a_step_that_fails(checkout, plan, complaint, deleted):
     assert bool(checkout.slices()) == ("NOT DELETED" in complaint)
 
 
+def test_pod_asks_for_nothing_where_the_source_cannot_be_packed(checkout, hidden_source):
+    result = checkout.run(*POD)
+    assert status_of(result) == 1
+    assert f"{hidden_source}: Cannot stat" in result.stderr
+    assert not checkout.calls("create") and not checkout.calls("delete")
+
+
 def test_pod_follows_again_after_a_broken_connection_and_loses_no_line(checkout):
     checkout.plan(
         workers=2, fail={"run": ["break", "break"]}, attempts=[{"steps": 9, "seconds": 0.08}]

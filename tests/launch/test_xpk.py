@@ -93,6 +93,13 @@ def test_xpk_after_a_step_that_fails(checkout, plan, complaint, deleted):
     assert ("NOT DELETED" in result.stderr) == (checkout.ledger / "workload").exists()
 
 
+def test_xpk_asks_for_nothing_where_the_source_cannot_be_copied(checkout, hidden_source):
+    result = checkout.run(*XPK)
+    assert status_of(result) == 1
+    assert f"{hidden_source}': No such file" in result.stderr
+    assert not checkout.calls("create") and not checkout.calls("delete")
+
+
 def test_xpk_without_logs_says_so_and_ends_as_the_training_does(checkout):
     checkout.plan(looks=[124, 0], pods=[{pod(0): ["step 1"]}], fail={"kubectl": [1] * 20})
     result = checkout.run(*XPK)
