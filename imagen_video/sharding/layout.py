@@ -220,15 +220,18 @@ def _spec(layout: Layout, names: Names, shape: tuple[int, ...]) -> PartitionSpec
             cut.pop()
         if cut != wanted:
             logging.info("%s of %s: %s not cut over %s", name, names, shape, wanted[len(cut) :])
-            if name == axes.FRAMES:  # At every level alike, so the axis is of no use at all.
+            # Frames are alike at every level and no level has more rows than the pixels, so the
+            # axis is of no use at all.
+            if name == axes.FRAMES or (name == axes.HEIGHT and names == axes.PIXELS):
                 logging.log_first_n(
                     logging.WARNING,
-                    "the mesh's %s axis of %d does not divide %d frames: its devices all compute"
-                    " the same clips",
+                    "the mesh's %s axis of %d does not cut %d %s: its devices all compute the same"
+                    " clips",
                     1,
                     CONTEXT,
                     layout.mesh.shape[CONTEXT],
                     size,
+                    "frames" if name == axes.FRAMES else "rows of pixels",
                 )
         taken.update(cut)
         entries.append(tuple(cut) if len(cut) > 1 else cut[0] if cut else None)

@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from absl import logging
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -43,6 +44,28 @@ def test_height_is_cut_only_where_enough_rows_are_left():
     assert split_height(8, 24) is None  # 3 rows each
     assert split_height(8, 24, min_rows=3) == "context"
     assert split_height(8, 36) is None  # not divisible
+
+
+@pytest.mark.parametrize(
+    ("context", "shape", "uncut"),
+    [
+        ("frames", (1, 9, 64, 40, 3), "9 frames"),
+        ("height", (1, 16, 28, 40, 3), "28 rows of pixels"),  # 3.5 rows each
+        ("height", (1, 16, 24, 40, 3), "24 rows of pixels"),  # 3 rows each
+        ("height", (1, 16, 64, 40, 3), None),
+    ],
+)
+def test_an_axis_that_cuts_no_clip_is_warned_of(monkeypatch, context, shape, uncut):
+    warned = []
+    monkeypatch.setattr(
+        logging, "log_first_n", lambda level, text, n, *args: warned.append(text % args)
+    )
+    over = Layout(mesh=layout(context=8).mesh, context=context)
+    over.spec(axes.PIXELS, shape)
+    # A lower level that is left whole is no matter.
+    Layout(mesh=over.mesh, context="height").spec(axes.CLIP, (1, 16, 8, 10, 256))
+    assert [text for text in warned if "devices all compute the same clips" in text] == warned
+    assert warned == [] if uncut is None else [uncut in text for text in warned] == [True]
 
 
 def test_a_batch_that_not_all_axes_divide_is_cut_by_those_that_do():
