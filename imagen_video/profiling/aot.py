@@ -1,5 +1,6 @@
 """Ahead-of-time compilation for a TPU slice by the real compiler, on a machine without a TPU."""
 
+import ctypes.util
 import dataclasses
 import os
 import pathlib
@@ -174,8 +175,15 @@ def compile_program(
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns the environment that a compiling process needs."""
-    return {**base, **ENVIRONMENT}
+    """Returns the environment that a compiling process needs.
+
+    tcmalloc is preloaded where there is one (Debian's libtcmalloc-minimal4): the compiler spends a
+    third of its time on small allocations.
+    """
+    tcmalloc = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+    preloaded = [library for library in (base.get("LD_PRELOAD"), tcmalloc) if library]
+    preload = {"LD_PRELOAD": ":".join(preloaded)} if preloaded else {}
+    return {**base, **preload, **ENVIRONMENT}
 
 
 def _missing(message: str) -> float | None:

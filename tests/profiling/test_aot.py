@@ -1,5 +1,6 @@
 """The real TPU compiler on real programs, without a TPU."""
 
+import ctypes.util
 import json
 import os
 import subprocess
@@ -25,6 +26,16 @@ def compile_stage(*arguments):
 def described(name, size="tiny"):
     config = load_config(f"configs/stages/{name}.py:{size}")
     return describe_stage(to_record(Stage, config.stage, where=name))
+
+
+@pytest.mark.parametrize("preloaded", [None, "libother.so"])
+def test_tcmalloc_is_preloaded_where_there_is_one(monkeypatch, preloaded):
+    base = {"HOME": "/"} | ({"LD_PRELOAD": preloaded} if preloaded else {})
+    monkeypatch.setattr(ctypes.util, "find_library", {"tcmalloc": "libtcmalloc.so.4"}.get)
+    found = environment(base)["LD_PRELOAD"].split(":")
+    assert found == ([preloaded] if preloaded else []) + ["libtcmalloc.so.4"]
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert environment(base).get("LD_PRELOAD") == preloaded
 
 
 ON_FRAMES = ("--config.sharding.mesh.fsdp=1", "--config.sharding.mesh.context=-1")
