@@ -177,8 +177,8 @@ def compile_program(
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Returns the environment that a compiling process needs.
 
-    tcmalloc is preloaded where there is one (Debian's libtcmalloc-minimal4): the compiler spends a
-    third of its time on small allocations.
+    tcmalloc is preloaded where there is one (Debian's libtcmalloc-minimal4), for the compiler
+    allocates much: tsr1's training step for v5e:16x16 took it 625 s, without tcmalloc 715 s.
     """
     tcmalloc = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
     preloaded = [library for library in (base.get("LD_PRELOAD"), tcmalloc) if library]
