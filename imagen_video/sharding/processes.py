@@ -73,10 +73,11 @@ def arrays_from_first(make: Callable[[], dict[str, Any] | None]) -> dict[str, An
 
 
 def placed(values: Any, shardings: Any) -> Any:
-    """Returns whole arrays on devices, where each process places the parts that are its own.
+    """Returns arrays on devices, where each process places the parts that are its own.
 
     Args:
-      values: a tree of arrays, equal on all processes.
+      values: a tree of arrays, equal on all processes, or arrays that lie on all their devices
+        already.
       shardings: the same tree of shardings.
     """
     if jax.process_count() == 1:
@@ -86,6 +87,8 @@ def placed(values: Any, shardings: Any) -> Any:
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(value), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            return jax.device_put(value, sharding)
         value = np.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

@@ -133,11 +133,10 @@ def _sample(
         low_res = jnp.asarray(batch["video"])
         low_res = resample.resize(low_res, height=small.height, width=small.width)
         low_res = resample.skip_frames(low_res, frames=small.frames)
-    encode = encode_fn(text, *frozen_params(text))
     states = sample_stage(
         model,
         sampling,
-        text_emb=jnp.asarray(batch["text_emb"]) if encode is None else jax.jit(encode)(tokens),
+        text_emb=_text_emb(batch, text, model.layout),
         text_mask=tokens > 0,
         low_res=low_res,
         keys=sampling_keys.sample_keys(seeds=[0] * len(tokens), indices=range(len(tokens))),
@@ -145,3 +144,16 @@ def _sample(
     )
     *_, last = states
     return last.z
+
+
+def _text_emb(
+    batch: Mapping[str, Any], text: RunText, layout: Layout | None
+) -> Float[Array, "b n d"]:
+    if "text_emb" in batch:
+        return jnp.asarray(batch["text_emb"])
+
+    @jax.jit
+    def embed(tokens: Array, *encoder: Any) -> Array:
+        return encode_fn(text, *encoder)(tokens)
+
+    return embed(batch["tokens"], *frozen_params(text, layout))

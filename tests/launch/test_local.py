@@ -8,13 +8,18 @@ import subprocess
 
 import pytest
 from launch_checkout import status_of
+from micro_cascade import drawn_params, text_model
+
+from imagen_video.cascade.stage import Stage
+from imagen_video.cascade.weights import save_stage
+from imagen_video.config import load_config, to_record
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = """
+MICRO = """
+from imagen_video_configs import distill
 from imagen_video_configs.stages import ssr3
 
-def get_config():
-    config = ssr3.get_config("tiny")
+def micro(config):
     config.stage.input = dict(frames=4, height=4, width=8)
     config.stage.output = dict(frames=4, height=8, width=16)
     config.stage.unet.update(
@@ -22,10 +27,26 @@ def get_config():
         max_frames=4,
     )
     config.data.update(train_frames=4, train_crop=(8, 16))
+    return config
+"""
+CONFIG = f"""{MICRO}
+def get_config():
+    config = micro(ssr3.get_config("tiny"))
     config.train.update(num_steps=3, log_every=1)
     config.train.optimizer.warmup_steps = 1
     return config
 """
+LADDER = f"""{MICRO}
+def get_config():
+    config = micro(distill.get_config("ssr3,tiny"))
+    config.distillation.update(start_steps=4, final_steps=2, eval_clips=2)
+    config.data.image_share = 0.5
+    config.halving.update(num_steps=2, log_every=1, batch_size=4)
+    return config
+"""
+
+
+FIELDS = ("error", "sample_difference")
 
 
 def launch(*arguments, logs):
@@ -68,6 +89,31 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, shape):
     assert found[2] == pytest.approx(found[1], rel=1e-5)
     # Process 0 alone reports and writes: the second left no metrics of its own.
     assert "steps/s" not in (tmp_path / "logs/process_1.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the script would make .venv first")
+def test_two_processes_climb_the_ladder_of_one(tmp_path):
+    config = tmp_path / "micro.py"
+    config.write_text(LADDER)
+    stage = to_record(Stage, load_config(str(config)).stage)
+    teacher, digest = tmp_path / "ssr3.safetensors", text_model().digest
+    save_stage(str(teacher), stage, drawn_params(stage), text_digest=digest, dtype="float32")
+    found = {}
+    for processes, devices in ((2, 1), (1, 2)):
+        workdir = tmp_path / f"{processes}x{devices}"
+        ladder = (f"--config={config}", f"--config.teacher={teacher}", f"--workdir={workdir}")
+        done = launch(
+            *("-n", str(processes), "-d", str(devices), "--", "distill"),
+            *ladder,
+            logs=tmp_path / "logs",
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        names = json.loads((workdir / "ladder.json").read_text())["rungs"]
+        files = [json.loads((workdir / name / "evaluation.json").read_text()) for name in names]
+        found[processes] = [file[field] for file in files for field in FIELDS]
+    assert len(found[1]) == 4
+    assert found[2] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_a_mistake_in_one_process_ends_them_all_with_its_code(tmp_path):
