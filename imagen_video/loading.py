@@ -135,7 +135,7 @@ def load_stage_weights(
       ValueError: naming the path, and what is missing or does not fit.
     """
     if str(path).endswith(".safetensors"):
-        model = load_stage(str(path))
+        model = load_stage(str(path), param_dtype=stage and stage.sample_param_dtype)
         stored, params, text_digest = model.stage, model.params, model.text_digest
     else:
         stored, params, text_digest = restore_stage(str(path))
@@ -145,6 +145,11 @@ def load_stage_weights(
         raise ValueError(
             f"{path}: distilled for {stored.distilled_steps} steps, which the config's"
             f" {stage.name} is not; sample it without a config"
+        )
+    if stage is not None and stage.distilled_guidance != stored.distilled_guidance:
+        raise ValueError(
+            f"{path}: guidance is folded into these weights of {stored.name}, which the config"
+            " does not say; sample them without a config"
         )
     try:
         return make_stage_model(stage or stored, params, text_digest=text_digest)

@@ -111,6 +111,16 @@ def test_students_are_never_taken_by_mistake(weights, tmp_path):
     # A config's stage knows nothing of the steps.
     with pytest.raises(ValueError, match="distilled for 2 steps, which the config's base is not"):
         load_stage_weights(weights / "distilled" / "base.safetensors", stage=BASE)
+    folded = dataclasses.replace(
+        BASE,
+        sampling=dataclasses.replace(BASE.sampling, guidance=ConstantGuidance(weight=0.0)),
+        distilled_guidance=ConstantGuidance(weight=2.0),
+    )
+    path = tmp_path / "folded.safetensors"
+    digest = text_model().digest
+    save_stage(str(path), folded, drawn_params(BASE), text_digest=digest, dtype="float32")
+    with pytest.raises(ValueError, match=r"guidance is folded into these weights of base, which"):
+        load_stage_weights(path, stage=BASE)
     with pytest.raises(ValueError, match="no student of ssr1"):
         load_cascade(
             load_config("configs/cascade.py:tiny"),

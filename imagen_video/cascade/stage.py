@@ -27,6 +27,7 @@ from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, S
 from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params, param_axes
 from imagen_video.sampling.steppers import DDIM, Ancestral, StochasticDistilled
 from imagen_video.sharding.layout import Layout
+from imagen_video.video_io import MAX_FPS
 
 STAGE_NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
 
@@ -123,6 +124,8 @@ class Stage:
     def __post_init__(self):
         if self.text_tokens < 1:
             raise ValueError(f"text_tokens: {self.text_tokens} is below 1")
+        if not 0 < self.fps <= MAX_FPS:
+            raise ValueError(f"fps: {self.fps} is not above 0 and at most {MAX_FPS}")
         self.unet.check_size(self.output.height, self.output.width)
         if (self.input is not None) != self.unet.low_res:
             raise ValueError(f"unet.low_res: {self.unet.low_res}, but input is {self.input}")
@@ -144,6 +147,7 @@ class Stage:
                 f"distilled_steps: {self.distilled_steps}, but sampling.num_steps is"
                 f" {self.sampling.num_steps}"
             )
+        self._check_folded_guidance()
         if self.input is not None:
             for name in ("frames", "height", "width"):
                 large, small = getattr(self.output, name), getattr(self.input, name)
@@ -155,6 +159,19 @@ class Stage:
                 raise ValueError(
                     f"output.width: {self.output.width} is not {self.size_factor} times the input's"
                     f" {self.input.width}, as the height is"
+                )
+
+    def _check_folded_guidance(self) -> None:
+        """Weights that have learned guidance are not guided again, or by what they have learned."""
+        folded = self.distilled_guidance
+        if folded is None:
+            return
+        low, high = (folded.low, folded.high) if isinstance(folded, GuidanceRange) else (0.0, 0.0)
+        for weight in self.sampling.guidance.weights(self.sampling.num_steps):
+            if not low <= weight <= high:
+                raise ValueError(
+                    f"sampling.guidance: a weight of {weight}, but the weights have learned"
+                    f" {folded} and are sampled with {low} to {high}"
                 )
 
     @property

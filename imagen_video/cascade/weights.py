@@ -111,8 +111,13 @@ def save_stage(
         save_file(tensors, part, metadata={METADATA_KEY: json.dumps(records.to_dict(header))})
 
 
-def load_stage(path: str) -> StageModel:
+def load_stage(path: str, *, param_dtype: str | None = None) -> StageModel:
     """Reads a file that `save_stage` wrote, on a disk or in a bucket (gs://).
+
+    Args:
+      path: of the file.
+      param_dtype: the stage's `sample_param_dtype`, and that of the parameters; None for the stored
+        one, which may have fewer bits than the file.
 
     Raises:
       ValueError: naming the file, and the tensor or field that is wrong.
@@ -129,8 +134,10 @@ def load_stage(path: str) -> StageModel:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
     try:
         header = _header(json.loads(text))
-        params = traverse_util.unflatten_dict(tensors, sep="/")
-        return make_stage_model(header.stage, params, text_digest=header.text_digest)
+        stage, params = header.stage, traverse_util.unflatten_dict(tensors, sep="/")
+        if param_dtype is not None:
+            stage = dataclasses.replace(stage, sample_param_dtype=param_dtype)
+        return make_stage_model(stage, params, text_digest=header.text_digest)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

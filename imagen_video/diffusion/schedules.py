@@ -30,9 +30,10 @@ class CosineSchedule:
     logsnr_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.logsnr_min < self.logsnr_max:
+        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
             raise ValueError(
-                f"logsnr_min: {self.logsnr_min} must be less than logsnr_max {self.logsnr_max}"
+                f"logsnr_min: {self.logsnr_min} must be less than logsnr_max {self.logsnr_max},"
+                " both finite"
             )
 
     @property

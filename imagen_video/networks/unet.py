@@ -97,7 +97,7 @@ class UNetConfig:
     unrolled_levels: int = 0
     project_skips: bool = False
     remat: Literal["none", "blocks", "products"] = "none"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         for name in _POSITIVE:

@@ -25,8 +25,7 @@ def params_of(source: str, *, like: Params) -> Params:
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     if source.endswith(".safetensors"):
-        # Exported in fewer bits and cast to what sampling takes: trained on in float32.
-        params = jax.tree.map(lambda p: p.astype(jnp.float32), load_stage(source).params)
+        params = load_stage(source, param_dtype="float32").params
         check_fit(params, like, where=source)
         params = placed(params, jax.tree.map(lambda x: x.sharding, like))
     else:

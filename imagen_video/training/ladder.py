@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from etils import epath
 from flax import traverse_util
@@ -32,7 +31,10 @@ from imagen_video.training.rungs import DistillRun, Rung, ladder, stage_run
 from imagen_video.training.stage_run import check_text, make_batches
 
 # Of a stage, what its weights depend on.
-TRAINED_FIELDS = "name output input fill unet schedule prediction low_res_error".split()
+TRAINED_FIELDS = (
+    *("name", "output", "input", "fill", "unet", "schedule", "prediction", "low_res_error"),
+    *("distilled_steps", "distilled_guidance"),
+)
 ADVICE = "lower the learning rate of its optimizer and use another work directory"
 
 
@@ -43,8 +45,9 @@ class RungResult:
     Attributes:
       name: of the rung.
       error_before: loss of the untrained student, which is its teacher, on an unseen batch.
-      error: of the trained one, on the same batch with the same noise. None if it is not finite.
-      sample_difference: root mean square, of clips in [-1, 1]; see `sample_difference`.
+      error: of the trained one, on the same batch with the same noise.
+      sample_difference: root mean square, of clips in [-1, 1]; see `sample_difference`. None, as
+        the errors are, if it is not finite.
       skipped: training steps without a finite gradient.
     """
 
@@ -200,11 +203,9 @@ def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -
     like = jax.eval_shape(lambda: init_stage_params(stage, jax.random.key(0)))
     shardings = None if layout is None else layout.params(stage_param_axes(stage), like)
     if path.endswith(".safetensors"):
-        model = load_stage(path)
+        model = load_stage(path, param_dtype="float32")
         stored, digest = model.stage, model.text_digest
-        # Cast on the host: a stage of full size is whole on no device.
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), model.params)
-        params = params if shardings is None else placed(params, shardings)
+        params = model.params if shardings is None else placed(model.params, shardings)
     else:
         if shardings is not None:
             like = jax.tree.map(

@@ -21,10 +21,12 @@ def last_rung(workdir: epath.Path) -> epath.Path:
     """Returns the folder of a finished ladder's last student.
 
     Raises:
-      ValueError: the ladder is not finished, or its last rung diverged.
+      ValueError: the ladder is not finished, its last rung diverged, or a file of it is damaged.
     """
-    ladder = json.loads((workdir / LADDER_FILE).read_text())
+    ladder = _read(workdir / LADDER_FILE, "rungs")
     names = ladder["rungs"]
+    if not names:
+        raise ValueError(f"{workdir / LADDER_FILE}: is damaged: it names no rung")
     for name in names:
         if read_evaluation(workdir / name) is None:
             raise ValueError(f"{workdir}: the ladder is not finished, {name} of {names} is missing")
@@ -35,7 +37,7 @@ def last_rung(workdir: epath.Path) -> epath.Path:
 
 
 def has_converged(evaluation: Mapping[str, Any], max_error: float) -> bool:
-    """Whether a student's error is at most `max_error`, or at least what it began with."""
+    """Whether a student's error is at most `max_error`, or no more than what it began with."""
     before, error = evaluation["error_before"], evaluation["error"]
     return before is not None and error is not None and error <= max(before, max_error)
 
@@ -49,7 +51,7 @@ def write_ladder(workdir: epath.Path, names: Sequence[str], *, max_error: float)
 def read_evaluation(rung: epath.Path) -> dict[str, Any] | None:
     """Returns what `write_evaluation` wrote; None for a rung that is not finished."""
     path = rung / EVALUATION_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read(path, "error_before", "error") if path.exists() else None
 
 
 def write_evaluation(rung: epath.Path, evaluation: Mapping[str, Any]) -> None:
@@ -58,7 +60,7 @@ def write_evaluation(rung: epath.Path, evaluation: Mapping[str, Any]) -> None:
 
 
 def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) -> None:
-    """Raises ValueError if a rung in `folder` was begun under another configuration.
+    """Raises ValueError if a rung in `folder` was begun under another configuration, or is damaged.
 
     Args:
       folder: of the rung, which may not have begun.
@@ -69,7 +71,7 @@ def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) 
     path = folder / "config.json"
     if not path.exists():
         return
-    config = json.loads(path.read_text())
+    config = _read(path)
     _check_equal(folder, _current(config.get("run"), rung), records.to_dict(rung))
     begun, wanted = _current(config.get("ladder"), run), records.to_dict(run)
     for field in ("data", "teacher") if is_first else ("data",):
@@ -105,6 +107,17 @@ def _first_difference(a: Any, b: Any, where: str = "") -> str:
                 path = f"{where}.{name}" if where else name
                 return _first_difference(a.get(name), b.get(name), path)
     return f"{where} ({a!r}, now {b!r})"
+
+
+def _read(path: epath.Path, *fields: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+        missing = [name for name in fields if name not in value]
+        if not isinstance(value, dict) or missing:
+            raise ValueError(f"it lacks {missing[0]}" if missing else "it is no JSON object")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: is damaged: {error}") from error
+    return value
 
 
 def _write(path: epath.Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from micro_cascade import BASE, SAMPLING, SSR1, TSR1
 from imagen_video import records, resample
 from imagen_video.cascade.stage import Grid, Stage, low_res_condition
 from imagen_video.cascade.stage_sampler import make_conditioning
-from imagen_video.diffusion.guidance import ConstantGuidance
+from imagen_video.diffusion.guidance import ConstantGuidance, GuidanceRange
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sampling.steppers import StochasticDistilled
 
@@ -133,6 +133,11 @@ def test_a_stage_survives_json_and_is_a_key():
     assert (BASE.frame_factor, BASE.size_factor) == (1, 1)
 
 
+def guided(weight):
+    sampling = dataclasses.replace(BASE.sampling, guidance=ConstantGuidance(weight=weight))
+    return dataclasses.replace(BASE, sampling=sampling)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -154,6 +159,20 @@ def test_a_stage_survives_json_and_is_a_key():
             r"output\.width: 32 is not 2 times the input's 8",
         ),
         (lambda: dataclasses.replace(BASE, text_tokens=0), "text_tokens: 0 is below 1"),
+        (lambda: dataclasses.replace(BASE, fps=0.0), "fps: 0.0 is not above 0 and at most 1000"),
+        (lambda: dataclasses.replace(BASE, fps=float("nan")), "fps: nan is not above 0"),
+        (
+            lambda: dataclasses.replace(
+                guided(3.0), distilled_guidance=ConstantGuidance(weight=3.0)
+            ),
+            r"sampling\.guidance: a weight of 3\.0, but the weights have learned ConstantGuidance",
+        ),
+        (
+            lambda: dataclasses.replace(
+                guided(3.0), distilled_guidance=GuidanceRange(low=0.0, high=2.0)
+            ),
+            r"sampling\.guidance: a weight of 3\.0, but .* are sampled with 0\.0 to 2\.0",
+        ),
         (lambda: dataclasses.replace(SSR1, input=None), r"unet\.low_res"),
         (lambda: dataclasses.replace(BASE, input=BASE.output), r"unet\.low_res"),
         (lambda: dataclasses.replace(SSR1, sampling=SAMPLING), r"sampling\.augmentation"),

@@ -1,5 +1,7 @@
 """Parameters of another run or of an exported file, where a state wants them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from micro_cascade import BASE, TSR1, drawn_params, text_model, write_weights
 
 from imagen_video.cascade.stage import init_stage_params
+from imagen_video.cascade.weights import save_stage
+from imagen_video.loading import load_stage_weights
 from imagen_video.training.init_from import params_of, with_params
 from imagen_video.training.run_text import check_same_text
 from imagen_video.training.state import init_state
@@ -23,6 +27,17 @@ def test_a_file_holds_what_was_exported(file):
     found, wanted = params_of(file, like=like), drawn_params(TSR1)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     assert all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(wanted)))
+
+
+def test_no_bit_is_lost_to_how_the_stage_is_sampled(tmp_path):
+    stage = dataclasses.replace(TSR1, sample_param_dtype="bfloat16")
+    path, wanted = str(tmp_path / "tsr1.safetensors"), drawn_params(TSR1)
+    save_stage(path, stage, wanted, text_digest=text_model().digest, dtype="float32")
+    like = jax.tree.map(jnp.zeros_like, wanted)
+    in_float32 = load_stage_weights(path, stage=TSR1).params
+    for found in (params_of(path, like=like), in_float32):
+        assert all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(wanted)))
+    assert jax.tree.leaves(load_stage_weights(path).params)[0].dtype == jnp.bfloat16
 
 
 def test_a_file_of_another_network_is_refused(file):

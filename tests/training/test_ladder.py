@@ -250,6 +250,27 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path, toy):
     assert not (tmp_path / "work").exists()
 
 
+def test_a_student_is_no_first_teacher_and_a_damaged_ladder_is_named(tmp_path, toy, undisturbed):
+    ladder_folder = tmp_path / "undisturbed"
+    with pytest.raises(ValueError, match=r"stage\.distilled_steps is 2, in this config it is None"):
+        climb(dataclasses.replace(toy, teacher=str(ladder_folder)), tmp_path / "work")
+    for name, text, message in (
+        ("ladder.json", "{}", r"ladder\.json: is damaged: it lacks rungs"),
+        ("ladder.json", '{"rungs": []}', r"ladder\.json: is damaged: it names no rung"),
+        ("steps_0002/evaluation.json", '{"error": 1.0}', "is damaged: it lacks error_before"),
+        ("steps_0002/evaluation.json", "[1", r"evaluation\.json: is damaged: Expecting"),
+    ):
+        file = ladder_folder / name
+        whole = file.read_text()
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_stage_weights(ladder_folder)
+        file.write_text(whole)
+    (ladder_folder / "guided" / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json: is damaged: it is no JSON object"):
+        climb(toy, ladder_folder)
+
+
 @pytest.mark.slow
 def test_real_networks_climb_and_a_killed_ladder_has_the_same_bits(tmp_path, monkeypatch):
     run = run_of(teacher=write_teacher(tmp_path))
