@@ -34,6 +34,8 @@ from imagen_video.files import any_path, held
 from imagen_video.sharding.processes import from_first
 from imagen_video.text.text_model import TextModel
 
+UNFINISHED = ".unfinished-"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleRequest:
@@ -89,15 +91,16 @@ def run_request(
       progress: told after every step of every stage.
 
     Raises:
-      ValueError: `out` holds the videos of another request, or lacks some of this one that its
-        manifest names; or another run is at work in it; or an argument is out of range.
+      ValueError: `out` holds the videos of another request, finished or not, or lacks some of this
+        one that its manifest names; or another run is at work in it; or an argument is out of
+        range.
       OSError: `out` cannot be written.
     """
     if save_every < 1:
         raise ValueError(f"save_every: {save_every} is below 1")
     digest = _digest(cascade, request, batch_size)
     out = any_path(out)
-    kept = out / f".unfinished-{digest[:12]}"
+    kept = _kept(out, digest)
 
     def answered() -> dict[str, Any] | None:
         manifest = finished(out / MANIFEST, digest)
@@ -113,6 +116,7 @@ def run_request(
         def begin() -> dict[str, Any] | None:
             holding.enter_context(held(out))
             if (manifest := answered()) is None:  # by a run just now
+                _check_unfinished(out, kept)
                 kept.mkdir(parents=True, exist_ok=True)
             return manifest
 
@@ -205,10 +209,27 @@ def check_request(
 
     That another run is at work there is found by `run_request` alone.
     """
-    out = any_path(out)
-    manifest = finished(out / MANIFEST, _digest(cascade, request, batch_size))
+    out, digest = any_path(out), _digest(cascade, request, batch_size)
+    manifest = finished(out / MANIFEST, digest)
     if manifest is not None:
         check_files(out, manifest["samples"], record=out / MANIFEST, save_stages=False)
+    else:
+        _check_unfinished(out, _kept(out, digest))
+
+
+def _kept(out: epath.Path, digest: str) -> epath.Path:
+    """Where a request keeps what it has begun."""
+    return out / f"{UNFINISHED}{digest[:12]}"
+
+
+def _check_unfinished(out: epath.Path, kept: epath.Path) -> None:
+    """Raises ValueError where another request was begun: its videos may have the same names."""
+    for other in out.glob(f"{UNFINISHED}*"):
+        if other != kept and any(other.iterdir()):
+            raise ValueError(
+                f"{out}: holds what another request, batch size or version began; finish that,"
+                f" delete {other} with its videos, or use another folder"
+            )
 
 
 def _digest(cascade: Cascade, request: SampleRequest, batch_size: int) -> str:

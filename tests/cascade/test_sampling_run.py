@@ -11,7 +11,7 @@ from micro_cascade import STAGES, TOKENS, TSR1, cascade, text_model
 
 from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
-from imagen_video.cascade.sampling_run import SampleRequest, run_request
+from imagen_video.cascade.sampling_run import SampleRequest, check_request, run_request
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.video_io import read_clip, to_uint8
 
@@ -162,6 +162,32 @@ def test_a_resumed_request_without_files_of_its_first_batch_is_not_taken_for_ans
     video.unlink()
     with pytest.raises(ValueError, match=r"-0\.mp4: is gone; delete .*batch_00000\.json to"):
         run_request(cascade(), request, tmp_path, batch_size=1)
+
+
+def test_two_unfinished_requests_do_not_share_a_folder(tmp_path):
+    request = dataclasses.replace(REQUEST, prompts=("a", "b"), through="base")
+    other = dataclasses.replace(request, seed=3)
+    undisturbed = run_request(cascade(), request, tmp_path / "undisturbed", batch_size=1)
+
+    def interrupt(*, stage, step, num_steps):
+        raise InterruptedRunError
+
+    def interrupt_second(*, stage, step, num_steps):
+        if any(tmp_path.glob("out/*-0.mp4")):
+            raise InterruptedRunError
+
+    out = tmp_path / "out"
+    with pytest.raises(InterruptedRunError):  # Nothing is kept, so nothing is in the way.
+        run_request(cascade(), other, out, batch_size=1, progress=interrupt)
+    with pytest.raises(InterruptedRunError):
+        run_request(cascade(), request, out, batch_size=1, progress=interrupt_second)
+    for check in (check_request, run_request):
+        with pytest.raises(ValueError, match="out: holds what another request, batch size or"):
+            check(cascade(), other, out, batch_size=1)
+    assert timeless(run_request(cascade(), request, out, batch_size=1)) == timeless(undisturbed)
+    videos = [sample["video"] for sample in undisturbed["samples"]]
+    for name in videos:
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
