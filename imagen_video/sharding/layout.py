@@ -192,9 +192,13 @@ def layout_if_needed(
     There nothing is cut, and a program without a layout is smaller. A single TPU has nothing to
     cut either, but programs order their axes for its memory by what they are laid out on
     (`imagen_video/networks/tiles.py`).
+
+    Raises:
+      ValueError: the mesh does not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) == 1 and devices[0].platform != "tpu":
+        config.mesh.fit(1)  # raises if it does not
         return None
     return make_layout(config, devices)
 

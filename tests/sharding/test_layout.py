@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed
-from imagen_video.sharding.mesh import MESH_AXES
+from imagen_video.sharding.mesh import MESH_AXES, MeshShape
 
 
 def layout(data=1, fsdp=1, context=1, tensor=1, **fields):
@@ -130,3 +130,5 @@ def test_every_process_reads_the_rows_its_devices_hold():
 
 def test_a_single_cpu_needs_no_layout():
     assert layout_if_needed(ShardingConfig(), jax.devices()[:1]) is None
+    with pytest.raises(ValueError, match=r"mesh: data 2, .* does not fit 1 devices"):
+        layout_if_needed(ShardingConfig(mesh=MeshShape(data=2)), jax.devices()[:1])
