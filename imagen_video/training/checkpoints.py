@@ -40,15 +40,17 @@ class Checkpoints:
         """Step of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, *, data: Any, config: Any) -> None:
+    def save(self, state: TrainState, *, data: Any, config: Any, reports: Any = None) -> None:
         """Saves under the state's step. Files are written while training goes on.
 
         Args:
           state: may be donated as soon as this returns.
           data: where the data stands, JSON values.
           config: what the run was started with, JSON values.
+          reports: what is still to be reported, JSON values.
         """
         run = {"format_version": FORMAT_VERSION, "data": data, "config": config}
+        run["reports"] = reports
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -59,7 +61,9 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: TrainState, *, step: int | None = None) -> tuple[TrainState, Any, Any]:
+    def restore(
+        self, like: TrainState, *, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Reads a checkpoint back.
 
         Args:
@@ -68,7 +72,8 @@ class Checkpoints:
           step: which checkpoint; None means the newest.
 
         Returns:
-          The state, the place in the data, the config.
+          The state, and what was saved with it: "data", "config" and, but for checkpoints of
+          earlier versions, "reports".
 
         Raises:
           ValueError: no such checkpoint, or the first parameter that differs from `like`.
@@ -93,7 +98,7 @@ class Checkpoints:
         state = TrainState(
             params=read["params"], ema_params=read["ema_params"], **read["optimizer"]
         )
-        return state, read["run"]["data"], read["run"]["config"]
+        return state, read["run"]
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""

@@ -77,8 +77,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, must not be negative")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}, must be in [0, 2^31)")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, must be in [0, 1)")
         if self.batch_size % self.microbatches:
@@ -166,6 +166,7 @@ def train(
             str(root / "checkpoints"), keep=config.keep, keep_every=config.keep_every
         ) as checkpoints,
     ):
+        saved = {}
         if checkpoints.latest_step is None:
             state = init_state(init_fn, optimizer, seed=config.seed, shardings=state_shardings)
             if config.init_from is not None:
@@ -174,8 +175,8 @@ def train(
                 state = with_params(state, start_from)
         else:
             like = _with_shardings(abstract_state(init_fn, optimizer), state_shardings)
-            state, data, _ = checkpoints.restore(like)
-            batches.set_state(data)
+            state, saved = checkpoints.restore(like)
+            batches.set_state(saved["data"])
             logging.info("going on from step %d", int(state.step))
         start = int(state.step)
         if is_first() and run_config is not None:
@@ -189,7 +190,7 @@ def train(
             Progress(start=start, total=config.num_steps, enabled=is_first()) as progress,
             StopSignal() as stop,
         ):
-            reports = _Reports(config, start, writer, progress)
+            reports = _Reports(config, writer, progress, saved.get("reports"))
             previous = None
             for step in range(start + 1, config.num_steps + 1):
                 batch = to_devices(next(batches), batch_sharding)
@@ -205,7 +206,12 @@ def train(
                     # Reported first: a run that goes on from here never reports it again.
                     reports.add(step, metrics)
                     previous = None
-                    checkpoints.save(state, data=batches.get_state(), config=run_config)
+                    checkpoints.save(
+                        state,
+                        data=batches.get_state(),
+                        config=run_config,
+                        reports=reports.get_state(),
+                    )
                 for hook in hooks:
                     if last or (step % hook.every == 0 and not stopped):
                         hook.call(state, writer)
@@ -224,10 +230,21 @@ def train(
 class _Reports:
     """Metrics of single steps in, their mean over `log_every` steps out."""
 
-    def __init__(self, config: TrainConfig, start: int, writer: MetricWriter, progress: Progress):
+    def __init__(
+        self, config: TrainConfig, writer: MetricWriter, progress: Progress, state: Any = None
+    ):
         self._config, self._writer, self._progress = config, writer, progress
-        self._since_report: list[Metrics] = []
-        self._skipped_in_a_row = 0  # up to the last report
+        state = state or {"since_report": [], "skipped_in_a_row": 0}
+        self._since_report: list[Metrics] = list(state["since_report"])
+        self._skipped_in_a_row = state["skipped_in_a_row"]  # up to the last report
+
+    def get_state(self) -> dict[str, Any]:
+        """What a run needs that goes on from here, JSON values."""
+        self._since_report = _floats(self._since_report)
+        return {
+            "since_report": self._since_report,
+            "skipped_in_a_row": self._skipped_in_a_row,
+        }
 
     def add(self, step: int, metrics: Metrics) -> None:
         jax.block_until_ready(metrics)
@@ -235,8 +252,7 @@ class _Reports:
         self._since_report.append(metrics)
         if step % self._config.log_every and step != self._config.num_steps:
             return
-        steps = jax.device_get(self._since_report)
-        self._since_report = []
+        steps, self._since_report = _floats(self._since_report), []
         applied = [m for m in steps if not m["skipped"]]
         longest = 0
         for m in steps:
@@ -253,6 +269,10 @@ class _Reports:
             raise FloatingPointError(
                 f"step {step}: {longest} steps in a row without a finite gradient"
             )
+
+
+def _floats(steps: Sequence[Metrics]) -> list[dict[str, float]]:
+    return [{name: float(value) for name, value in m.items()} for m in jax.device_get(steps)]
 
 
 def _with_shardings(like: TrainState, shardings: TrainState | None) -> TrainState:

@@ -43,12 +43,13 @@ def test_everything_comes_back(tmp_path, optimizer):
     state, data = some_state(7, optimizer), {"next_batch": 12, "seed": 0}
     with Checkpoints(str(tmp_path / "checkpoints")) as checkpoints:
         assert checkpoints.latest_step is None
-        checkpoints.save(state, data=data, config={"stage": "base"})
+        checkpoints.save(state, data=data, config={"stage": "base"}, reports=[{"loss": 0.1}])
     with Checkpoints(str(tmp_path / "checkpoints")) as checkpoints:
         assert checkpoints.latest_step == 7
-        again, data_again, config = checkpoints.restore(abstract_state(init_fn, optimizer))
+        again, saved = checkpoints.restore(abstract_state(init_fn, optimizer))
     assert_same_bits(again, state)
-    assert data_again == data and config == {"stage": "base"}
+    assert saved["data"] == data and saved["config"] == {"stage": "base"}
+    assert saved["reports"] == [{"loss": 0.1}]
 
 
 def test_the_last_and_every_nth_are_kept(tmp_path):

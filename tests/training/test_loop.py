@@ -136,6 +136,15 @@ def test_a_crash_at_any_step_leaves_no_trace(tmp_path, undisturbed, at):
     assert metrics(tmp_path) == undisturbed[1]
 
 
+def test_a_report_is_of_the_steps_before_a_crash_too(tmp_path):
+    config = config_of(12, log_every=6)  # checkpoints are between reports
+    run(tmp_path / "undisturbed", config)
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "crashed", config, batches=make_batches(at=6, act=crash))
+    run(tmp_path / "crashed", config)
+    assert metrics(tmp_path / "crashed") == metrics(tmp_path / "undisturbed")
+
+
 def test_a_second_run_in_the_folder_is_told_to_wait(tmp_path, undisturbed):
     def second():
         with pytest.raises(ValueError, match=f"{tmp_path}: another run is at work there"):
@@ -256,12 +265,18 @@ def test_bad_batches_are_skipped_and_counted_and_too_many_end_the_run(tmp_path):
     assert sum(line["skipped"] for line in lines) == int(state.skipped)
     assert all(line["loss"] is None or np.isfinite(line["loss"]) for line in lines)
 
+    def nan(params, batch, key):
+        return jnp.sum(params["out"]) * jnp.nan, {}
+
+    config = config_of(24, max_skipped=9)
     with pytest.raises(FloatingPointError, match="step 10: 10 steps in a row"):
-        run(
-            tmp_path / "all",
-            config_of(24, max_skipped=9),
-            loss_fn=lambda params, batch, key: (jnp.sum(params["out"]) * jnp.nan, {}),
-        )
+        run(tmp_path / "all", config, loss_fn=nan)
+    # A run that is killed more often than that gives up as well.
+    for at in (5, 9):
+        with pytest.raises(RuntimeError, match="crash"):
+            run(tmp_path / "often", config, make_batches(at=at, act=crash), loss_fn=nan)
+    with pytest.raises(FloatingPointError, match="step 10: 10 steps in a row"):
+        run(tmp_path / "often", config, loss_fn=nan)
 
 
 def test_a_streak_of_bad_batches_counts_though_good_ones_follow_before_the_report(tmp_path):
