@@ -1,6 +1,7 @@
 """One training run of the demo's text encoder: tokenizer, captions, masked-token objective."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,13 @@ class CaptionBatches:
 
 
 def train_text(run: TextRun, *, workdir: str) -> TrainState:
-    """Trains tokenizer and encoder in `workdir`; goes on where an earlier run stopped."""
+    """Trains tokenizer and encoder in `workdir`; goes on where an earlier run stopped.
+
+    Raises:
+      ValueError: `workdir` holds a run of another kind, or one with other captions, whose tokenizer
+        this one would take.
+    """
+    _check_begun(run, epath.Path(workdir) / "config.json")
     tokenizer = _tokenizer(run.data, epath.Path(workdir) / TOKENIZER_FILE)
     config = encoder_config(run, tokenizer)
     corruption = TokenCorruption(
@@ -133,6 +140,22 @@ def train_text(run: TextRun, *, workdir: str) -> TrainState:
 def encoder_config(run: TextRun, tokenizer: Tokenizer) -> T5Config:
     """Returns the encoder's sizes, its vocabulary the tokenizer's."""
     return T5Config(vocab_size=tokenizer.vocab_size, **dataclasses.asdict(run.encoder))
+
+
+def _check_begun(run: TextRun, file: epath.Path) -> None:
+    if not file.exists():
+        return
+    try:
+        begun = records.from_dict(TextRun, json.loads(file.read_text())["run"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file}: is of no training of a text encoder: {error}") from error
+    for field in dataclasses.fields(CaptionData):
+        theirs, ours = getattr(begun.data, field.name), getattr(run.data, field.name)
+        if theirs != ours:
+            raise ValueError(
+                f"{file}: was begun with data.{field.name} {theirs}, now it is {ours}; use another"
+                " work directory"
+            )
 
 
 def _tokenizer(data: CaptionData, path: epath.Path) -> Tokenizer:
