@@ -14,6 +14,7 @@ from imagen_video.cascade.cascade import Cascade, check_chain
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
+from imagen_video.files import any_path
 from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed, local_layout
 from imagen_video.sharding.mesh import MeshShape
 from imagen_video.text.text_model import TextModel, TextPaths, load_text_model
@@ -179,7 +180,7 @@ def _paths(
     if weights is None:
         root = epath.Path(importlib.resources.files("imagen_video") / "assets" / "tiny")
     else:
-        root = epath.Path(weights)
+        root = any_path(weights)
         if not root.is_dir():
             raise ValueError(f"weights: {root} is not a folder")
     folders = {name: root for name in STAGE_NAMES}

@@ -28,8 +28,9 @@ mkdir -p "$reports"
   code=0
   "$VENV/bin/imagen-video" compile --config "$config" --program "$program" \
     --slice "$slice" --json "$@" > "$report.part" < /dev/null || code=$?
-  # 1: it does not fit, which is a result.
-  if ((code > 1)); then
+  # 1 with a report: it does not fit, which is a result.
+  if ((code > 1)) || [[ ! -s $report.part ]]; then
+    echo "error: no report of $stage $program on $slice" >&2
     exit "$code"
   fi
   mv "$report.part" "$report"

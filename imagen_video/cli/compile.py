@@ -8,12 +8,11 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 
 from absl import flags
 
 from imagen_video.config import CommandFlags, define_config, to_record, with_recipe
+from imagen_video.files import local_path
 
 _CHILD = "IMAGEN_VIDEO_COMPILE_CHILD"
 
@@ -55,10 +54,11 @@ def run(flag_values: CommandFlags) -> int:
     from imagen_video.training.rungs import DistillRun
     from imagen_video.training.stage_run import StageRun
 
+    if flag_values.hlo is not None and not local_path(flag_values.hlo).parent.is_dir():
+        raise ValueError(f"--hlo: {flag_values.hlo} would lie in a folder that does not exist")
     if os.environ.get(_CHILD) != "1":
         # A process of its own: the compiler must be set up before JAX starts, and may abort.
-        command = [sys.executable, "-m", "imagen_video", *flag_values.argv]
-        return subprocess.run(command, env=aot.environment() | {_CHILD: "1"}).returncode
+        return aot.run_compiler(flag_values.argv, {_CHILD: "1"})
 
     where = Slice.parse(flag_values.slice)
     kind, clips = flag_values.program, flag_values.clips

@@ -9,6 +9,7 @@ from absl import flags
 
 from imagen_video.cli import distributed
 from imagen_video.config import CommandFlags, define_config, to_record, with_recipe
+from imagen_video.files import any_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -40,6 +41,7 @@ def run(flag_values: CommandFlags) -> None:
     """Climbs the ladder and prints a line for every rung."""
     if not flag_values.workdir:  # As an unset variable of the shell is.
         raise ValueError("--workdir: the folder has an empty name")
+    any_path(flag_values.workdir)  # raises if it is none
     distributed.join(flag_values)
     from imagen_video.sharding.layout import layout_if_needed
     from imagen_video.training.ladder import distill

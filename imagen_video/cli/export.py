@@ -34,5 +34,6 @@ def run(flag_values: CommandFlags) -> None:
     if out.suffix == ".safetensors" and not out.is_dir():
         raise ValueError(f"out: {out} must be a folder; what is written there is STAGE.safetensors")
     stage = None if config is None else to_record(Stage, stage_of(config), where="stage")
-    for path in export_run(flag_values.workdir, out, dtype=flag_values.dtype, sampled_as=stage):
+    workdir = str(any_path(flag_values.workdir))
+    for path in export_run(workdir, out, dtype=flag_values.dtype, sampled_as=stage):
         print(path)

@@ -4,6 +4,7 @@ from absl import flags
 
 from imagen_video.cli import distributed
 from imagen_video.config import CommandFlags, define_config, to_record, with_recipe
+from imagen_video.files import any_path
 
 
 def define(flag_values: CommandFlags) -> None:
@@ -34,6 +35,7 @@ def run(flag_values: CommandFlags) -> None:
     """Trains to the end of the run."""
     if not flag_values.workdir:  # As an unset variable of the shell is.
         raise ValueError("--workdir: the folder has an empty name")
+    any_path(flag_values.workdir)  # raises if it is none
     distributed.join(flag_values)
     from imagen_video.sharding.layout import layout_if_needed
     from imagen_video.training.run_text import load_run_text

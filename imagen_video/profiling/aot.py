@@ -3,14 +3,17 @@
 import ctypes.util
 import dataclasses
 import os
-import pathlib
 import re
 import resource
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
+from imagen_video.files import atomic_path
 from imagen_video.profiling.ceiling import alone_seconds
 from imagen_video.profiling.hlo import parse_program
 from imagen_video.profiling.programs import DeviceProgram
@@ -148,7 +151,8 @@ def compile_program(
     temporaries = memory.temp_size_in_bytes / GIB
     text = compiled.as_text()
     if text_file is not None:
-        pathlib.Path(text_file).write_text(text)
+        with atomic_path(text_file) as part:
+            part.write_text(text)
     read = parse_program(text)
     cost = program_cost(read, chip)
     peak_seconds = program.model_flops / (chips * chip.flops)
@@ -172,6 +176,26 @@ def compile_program(
             ceiling=None if alone is None else peak_seconds / alone,
         ),
     )
+
+
+def run_compiler(argv: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Runs `imagen-video` in a process that can compile, and returns its exit code.
+
+    Args:
+      argv: its command and flags.
+      variables: of its environment, beside those that compiling needs.
+
+    Raises:
+      ValueError: it was ended by a signal.
+    """
+    command = [sys.executable, "-m", "imagen_video", *argv]
+    code = subprocess.run(command, env=environment() | dict(variables)).returncode
+    if code < 0:
+        raise ValueError(
+            f"the compiler was ended by {signal.Signals(-code).name}: SIGKILL is often too little"
+            " memory, SIGABRT a fault of its own"
+        )
+    return code
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:

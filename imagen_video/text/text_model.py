@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Bool, Float32, Int32
 
+from imagen_video.files import any_path
 from imagen_video.sharding.layout import Layout
 from imagen_video.text.frozen_t5 import FrozenT5
 from imagen_video.text.t5_weights import load_t5, on_one_device, shape_alone
@@ -130,12 +131,8 @@ def _resolve(field: str, path: str, embedded_name: str) -> epath.Path:
     if path != EMBEDDED:
         if not path:
             raise ValueError(f"text.{field}: its file or folder has an empty name")
-        try:
-            resolved = epath.Path(path)
-            if "://" in path:
-                resolved.exists()  # Imports what reads the bucket.
-        except (ImportError, KeyError) as error:
-            reason = error if isinstance(error, ImportError) else "no address that can be read"
-            raise ValueError(f"{path}: {reason}") from error
+        resolved = any_path(path)
+        if "://" in path:
+            resolved.exists()  # Imports what reads the bucket, or says what is to be installed.
         return resolved
     return epath.Path(importlib.resources.files("imagen_video") / "assets" / "tiny" / embedded_name)

@@ -27,13 +27,26 @@ def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_compiled_programs_text_goes_where_it_can_be_written(tmp_path, capsys):
+    program = ["compile", CONFIG, "--slice=v5e:2x2", "--program=sample"]
+    assert main([*program, f"--hlo={URL}"]) == 2
+    assert capsys.readouterr().err.startswith(f"imagen-video: {URL}: must be a path on a disk")
+    assert main([*program, f"--hlo={tmp_path}/none/text"]) == 2
+    line = f"imagen-video: --hlo: {tmp_path}/none/text would lie in a folder that does not exist\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/name", "gs://", "gs:///name"])
 def test_samples_and_exports_know_cloud_storage_alone(tmp_path, monkeypatch, capsys, url):
     monkeypatch.chdir(tmp_path)
     for command in (
         ["sample", "--prompt=a red circle", f"--out={url}"],
         ["sample", f"--prompts={url}", "--out=out"],
+        ["sample", "--prompt=a red circle", f"--weights={url}", "--out=out"],
         ["export", "--workdir=run", f"--out={url}"],
+        ["export", f"--workdir={url}", "--out=out"],
+        ["train", CONFIG, f"--workdir={url}"],
+        ["train", CONFIG, f"--config.text.encoder={url}", "--workdir=run"],
     ):
         assert main(command) == 2
         line = f"imagen-video: {url}: must be a path on a disk, or gs://BUCKET/NAME\n"

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -35,6 +36,24 @@ def test_reports_that_are_there_are_not_compiled_again(tmp_path):
     assert "==" not in done.stderr
     rows = [line for line in done.stdout.splitlines() if "does not fit" in line]
     assert len(rows) == len(recipes)
+
+
+def test_a_crash_is_not_taken_for_a_program_that_does_not_fit(tmp_path):
+    scripts, command = tmp_path / "launch", tmp_path / "bin/imagen-video"
+    shutil.copytree(ROOT / "launch", scripts)
+    (scripts / "environment.sh").write_text(f"VENV={tmp_path}\ninstall_into_venv() {{ :; }}\n")
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\n[ "$1" != recipes ] || exec echo base train v5e:2x2\nexit 1\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(scripts / "compile_all.sh"), str(tmp_path / "reports")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: no report of base train on v5e:2x2"
+    assert not list((tmp_path / "reports").glob("*.json"))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--ceiling",)])

@@ -11,7 +11,7 @@ from fake_devices import printed_on
 
 from imagen_video.cascade.stage import Stage
 from imagen_video.config import load_config, to_record
-from imagen_video.profiling.aot import environment
+from imagen_video.profiling.aot import environment, run_compiler
 from imagen_video.profiling.description import describe_stage
 
 pytest.importorskip("libtpu")
@@ -198,6 +198,15 @@ def test_mistakes_end_in_one_line_and_exit_code_2():
         assert code == 2, errors
         assert found is None
         assert "imagen-video: " in errors.strip().splitlines()[-1]
+
+
+def test_a_compiler_that_is_killed_is_a_mistake_with_a_name(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(ValueError, match=r"the compiler was ended by SIGKILL: .* too little"):
+        run_compiler(["compile"], {})
 
 
 @pytest.mark.slow

@@ -19,5 +19,5 @@ def test_a_tokenizer_of_a_larger_vocabulary_than_the_encoders_is_refused(values)
 @pytest.mark.parametrize("path", ["", "https://host/t5"])
 def test_an_address_that_is_none_is_refused(field, path):
     empty = rf"text\.{field}: its file or folder has an empty name"
-    with pytest.raises(ValueError, match="https://host/t5: no addr" if path else empty):
+    with pytest.raises(ValueError, match="https://host/t5: must be a path on" if path else empty):
         load_text_model(TextPaths(**{field: path}), num_tokens=8)
