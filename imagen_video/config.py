@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 from imagen_video import records
+from imagen_video.profiling.slices import Slice
 
 T = TypeVar("T")
 CONFIG = "config"  # The flag's name, and the first word of every path in error messages.
@@ -202,8 +203,9 @@ def in_recipe(
       keep: dotted paths that the recipe does not touch.
 
     Raises:
-      ValueError: as `with_recipe`.
+      ValueError: as `with_recipe`, or `slice_name` is none.
     """
+    slice_name = str(Slice.parse(slice_name))
     recipes, stage = load_recipes(), stage_of(config).name
     programs = ("guide", "halve") if program == "distill" else (program,)
     recipe = {}

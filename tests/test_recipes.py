@@ -79,6 +79,8 @@ def test_the_command_line_wins_over_a_recipe():
 
 
 def test_on_other_slices_sampling_cuts_frames_and_training_is_as_configured():
+    with pytest.raises(ValueError, match="slice: 'v5p-128' is not GENERATION:TOPOLOGY"):
+        recipe_shardings("v5p-128")
     mesh = recipe_shardings("v6e:2x4")["base"].mesh.fit(8)
     assert (mesh.fsdp, mesh.context) == (1, 8)
     flag_values = flags_of("--config=configs/stages/base.py", "--program=train", "--slice=v6e:2x4")
