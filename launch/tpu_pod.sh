@@ -11,7 +11,7 @@
 #   bash launch/tpu_pod.sh --config configs/stages/base.py --workdir gs://bucket/base \
 #     --slice v5p:4x4x4 --zone us-east5-a --spot -- --config.train.num_steps=500000
 #   bash launch/tpu_pod.sh --command sample --out gs://bucket/videos --slice v5e:4x4 \
-#     --zone us-west4-a -- --weights gs://bucket --prompt "a red circle moving left"
+#     --zone us-west4-a --config configs/cascade.py -- --weights gs://bucket --prompt "a red circle"
 #
 # Creates a queued resource, waits for it, installs this working tree on all workers, runs the command,
 # and deletes the resource: at the end, after a failure, and after Ctrl-C, which first lets a training
@@ -19,7 +19,8 @@
 # last checkpoint. A command that fails by itself is not repeated: the end of its log is shown.
 #
 #   --command COMMAND         train (the default), distill or sample
-#   --config FILE[:SIZE]      of the command, a file of this repository; sample needs none
+#   --config FILE[:SIZE]      of the command, a file of this repository; sample needs one to read
+#                             captions by another encoder than the embedded one, such as T5-XXL
 #   --workdir gs://...        where checkpoints and metrics of train and distill go
 #   --out gs://...            where the videos of sample go
 #   --slice SLICE             v4, v5e, v5p or v6e with a topology; recipes for it are taken

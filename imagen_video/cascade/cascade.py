@@ -108,7 +108,8 @@ class Cascade:
             if model.text_digest != self.text.digest:
                 raise ValueError(
                     f"{model.stage.name}: trained with text model {model.text_digest[:12]},"
-                    f" but the cascade's is {self.text.name}"
+                    f" but the cascade's is {self.text.name}; a config, such as"
+                    " configs/cascade.py, names another"
                 )
 
     def with_students(self, distilled: bool | str, *, guidance: str = "constant") -> "Cascade":

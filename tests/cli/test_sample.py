@@ -237,7 +237,8 @@ def test_weights_of_another_text_model_than_the_encoder_given_are_refused_naming
     message = failure(sample(weights, out, f"--config={config}"), out, capsys)
     assert re.match(
         f"base: trained with text model {text_model().digest[:12]}, but the cascade's is"
-        rf" [0-9a-f]{{12}} \(encoder {other}, tokenizer embedded\)$",
+        rf" [0-9a-f]{{12}} \(encoder {other}, tokenizer embedded\); a config, such as"
+        r" configs/cascade\.py, names another$",
         message,
     ), message
 
