@@ -24,7 +24,7 @@ from imagen_video.cascade.weights import StageModel
 from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.evaluation.standard_error import mean_and_error
 from imagen_video.evaluation.true_clips import output_grid, true_clip
-from imagen_video.files import atomic_path
+from imagen_video.files import atomic_path, held
 from imagen_video.metrics.psnr import psnr
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.video_io import from_uint8
@@ -59,7 +59,7 @@ def run_restoration(
 
     Raises:
       ValueError: no stage up to `job.through` has an input, an option does not fit a stage, or
-        `out` holds results of other weights or another request.
+        `out` holds results of other weights or another request, or another run is at work there.
       OSError: `out` cannot be written.
     """
     if batch_size < 1:
@@ -67,6 +67,20 @@ def run_restoration(
     models = [model for model in cascade.through(job.through) if model.stage.input is not None]
     if not models:
         raise ValueError(f"through: {cascade.stages[0].name} has no input to restore clips from")
+    with held(out):
+        return _restored(cascade, models, job, out, batch_size=batch_size, progress=progress)
+
+
+def _restored(
+    cascade: Cascade,
+    models: Sequence[StageModel],
+    job: EvaluationJob,
+    out: pathlib.Path,
+    *,
+    batch_size: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Samples what no earlier run has."""
     request = job.request()
     path = out / RESULTS
     results = _kept(path)
@@ -79,7 +93,6 @@ def run_restoration(
                 f"{path}: {name} is of other weights or another request; use another folder"
             )
     samples = [(prompt, index) for prompt in request.prompts for index in range(job.num_samples)]
-    out.mkdir(parents=True, exist_ok=True)
     for model in models:
         stage = model.stage
         clips = results[stage.name]["clips"] if stage.name in results else []

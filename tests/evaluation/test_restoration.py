@@ -18,6 +18,7 @@ from imagen_video.diffusion.guidance import ConstantGuidance
 from imagen_video.evaluation import restoration
 from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.evaluation.restoration import run_restoration, summarise, table
+from imagen_video.files import held
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import DDIM
 
@@ -45,6 +46,11 @@ def cascade():
     base = micro_cascade.stage_model(micro_cascade.BASE)
     rest = map(adds_nothing, (micro_cascade.TSR1, micro_cascade.SSR1))
     return Cascade(models=(base, *rest), text=micro_cascade.text_model())
+
+
+def test_a_folder_is_one_runs_at_a_time(cascade, tmp_path):
+    with held(tmp_path), pytest.raises(ValueError, match="another run is at work there"):
+        run_restoration(cascade, JOB, tmp_path)
 
 
 def resized_elsewhere(truth, *, frames, height, width):
