@@ -57,7 +57,6 @@ setup(
             "assets/**/*",
             "data/captioned_shapes/*.json",
             "data/captioned_shapes/*.txt",
-            "data/captioned_shapes/fonts/*",
         ]
     },
     entry_points={"console_scripts": ["imagen-video = imagen_video.cli.main:main"]},

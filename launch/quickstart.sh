@@ -10,7 +10,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-if [[ $# -eq 0 || $1 == -* ]]; then
+if [[ -z ${1:-} || $1 == -* ]]; then
   echo "usage: bash launch/quickstart.sh \"PROMPT\" [FLAGS of imagen-video sample]" >&2
   exit 2
 fi
@@ -44,5 +44,5 @@ install_into_venv
 "$VENV/bin/imagen-video" sample "--prompt=$prompt" "$students" "$@"
 
 for video in "$out"/*.mp4; do
-  echo "video: $video"
+  [[ ! -e $video ]] || echo "video: $video"
 done

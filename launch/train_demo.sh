@@ -12,7 +12,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-if [[ $# -eq 0 || $1 == -* ]]; then
+if [[ -z ${1:-} || $1 == -* ]]; then
   echo "usage: bash launch/train_demo.sh WORKDIR [STAGE ...] [-- FLAGS of imagen-video train]" >&2
   exit 2
 fi

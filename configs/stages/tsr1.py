@@ -61,7 +61,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=128,
         space_to_depth=2,
     )
-    stage.low_res_error = 0.05  # about the dataset\'s own: tests/test_configs.py
+    stage.low_res_error = 0.05  # about the dataset's own: tests/test_configs.py
     config.train.num_steps = 2_400
     stage.sampling = base.demo_super_resolution(snr=10_000.0)
     stage.oscillating = base.oscillating(stage.sampling)  # IV section 2.6.2: up to 48x80

@@ -62,7 +62,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         emb_dim=128,
         space_to_depth=4,
     )
-    stage.low_res_error = 0.03  # about the dataset\'s own: tests/test_configs.py
+    stage.low_res_error = 0.03  # about the dataset's own: tests/test_configs.py
     config.train.num_steps = 1_000
     stage.sampling = base.demo_super_resolution(snr=10_000.0)
     config.data.update(train_frames=4)

@@ -17,8 +17,8 @@ from imagen_video import config
 from imagen_video.cli import failures, help_page
 
 NAMES = (
-    *("sample", "upsample", "train", "distill", "evaluate", "compare", "embed-text"),
-    *("prepare-data", "export", "describe", "compile", "recipes", "benchmark"),
+    *("sample", "train", "distill", "evaluate", "compare", "embed-text"),
+    *("export", "describe", "compile", "recipes"),
 )
 MODULES = {name: f"imagen_video.cli.{name.replace('-', '_')}" for name in NAMES}
 
