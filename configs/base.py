@@ -72,6 +72,13 @@ def config(size: str) -> ConfigDict:
                 keep=3,
                 init_from=config_dict.placeholder(str),
             ),
+            # Clips sampled while the stage is trained. At full size samples.every=N asks for them:
+            # they need memory beside the training's state, which has not been measured.
+            samples=dict(
+                every=1000 if tiny else config_dict.placeholder(int),
+                count=4,
+                num_steps=config_dict.placeholder(int),  # None: as many as it is sampled in
+            ),
             sharding=dict(
                 # All devices cut rows and parameters; a slice's recipe says more.
                 mesh=dict(data=1, fsdp=-1, context=1, tensor=1),

@@ -1,5 +1,7 @@
 """A clip at a glance: evenly spaced frames in a grid under a line of text, as one image."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -53,6 +55,19 @@ def contact_sheet(
         corner = MARGIN + column * (size[0] + MARGIN), top + row * (size[1] + MARGIN)
         sheet.paste(Image.fromarray(frames[index]).resize(size, how), corner)
     return np.array(sheet)
+
+
+def joined(
+    sheets: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, columns: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Lays sheets out from left to right, top to bottom, in cells of the largest one's size."""
+    height, width = (max(sheet.shape[axis] for sheet in sheets) for axis in (0, 1))
+    rows = -(-len(sheets) // columns)
+    picture = Image.new("RGB", (columns * width, rows * height), BACKGROUND)
+    for place, sheet in enumerate(sheets):
+        row, column = divmod(place, columns)
+        picture.paste(Image.fromarray(sheet), (column * width, row * height))
+    return np.array(picture)
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

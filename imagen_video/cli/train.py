@@ -17,7 +17,7 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where checkpoints, metrics and TensorBoard events go, local or gs://.",
+        "Where checkpoints, metrics, TensorBoard events and pictures go, local or gs://.",
         flag_values=flag_values,
         required=True,
     )

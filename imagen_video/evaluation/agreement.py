@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from imagen_video.cascade.cascade import Cascade, Progress
 from imagen_video.cascade.sampling_run import run_request
-from imagen_video.contact_sheet import contact_sheet
+from imagen_video.contact_sheet import contact_sheet, joined
 from imagen_video.data.captioned_shapes.reader import ATTRIBUTES, read, score
 from imagen_video.evaluation.clip_features import (
     FEATURES,
@@ -135,11 +135,4 @@ def first_sheets(manifest: dict[str, Any], out: pathlib.Path) -> np.ndarray:
         )
         for sample in manifest["samples"][:SHEETS]
     ]
-    height = max(len(sheet) for sheet in sheets)
-    padded = [
-        np.pad(sheet, ((0, height - len(sheet)), (0, 0), (0, 0)), mode="edge") for sheet in sheets
-    ]
-    if len(padded) % 2:
-        padded.append(np.full_like(padded[0], 255))
-    rows = [np.concatenate(padded[i : i + 2], axis=1) for i in range(0, len(padded), 2)]
-    return np.concatenate(rows)
+    return joined(sheets, columns=2)

@@ -1,6 +1,7 @@
 """One training run of one stage: its data on its grid, its objective, the loop."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from imagen_video.data.sources import CaptionedShapes, ClipGrid
 from imagen_video.data.transforms import RandomWindow
 from imagen_video.sharding.layout import Layout, ShardingConfig, layout_if_needed
 from imagen_video.text.text_model import TextModel, TextPaths
+from imagen_video.training.clip_samples import ClipSamples, sample_hook, window_of
 from imagen_video.training.loop import TrainConfig, train
 from imagen_video.training.objectives import DenoisingConfig, denoising_loss
 from imagen_video.training.placement import placement
@@ -55,13 +57,24 @@ class StageData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """A whole run, as a file in `configs/stages` describes it; `sharding` is for many devices."""
+    """A whole run, as a file in `configs/stages` describes it.
+
+    Attributes:
+      stage: what is trained.
+      objective: what it minimises.
+      data: what it is trained on.
+      text: what reads its captions.
+      train: the run.
+      samples: clips that are sampled meanwhile.
+      sharding: for many devices.
+    """
 
     stage: Stage
     objective: DenoisingConfig
     data: StageData
     text: TextPaths
     train: TrainConfig
+    samples: ClipSamples = ClipSamples()
     sharding: ShardingConfig = ShardingConfig()
 
     def __post_init__(self):
@@ -145,6 +158,17 @@ def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> 
     )
 
 
+def unseen_videos(run: StageRun, text: RunText, *, count: int) -> dict[str, Any]:
+    """Returns clips that the run does not train on within an epoch: all rows, on every process."""
+    trained_on = -(-run.train.num_steps // run.data.echo) * run.train.batch_size
+    videos = dataclasses.replace(
+        run,
+        data=dataclasses.replace(run.data, image_share=0.0, echo=1),
+        train=dataclasses.replace(run.train, batch_size=count, microbatches=1),
+    )
+    return make_batches(videos, text)[-(-trained_on // count)]
+
+
 def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]:
     """Returns the captions that the run may read: of clips, and of still images if it packs any.
 
@@ -201,12 +225,20 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         encode = encode_fn(text, *frozen)
         return denoising_loss(run.stage, run.objective, params, encode, batch, key, layout=layout)
 
+    hooks = []
+    if run.samples.every is not None:
+        window = window_of(run.stage, frames=run.data.train_frames, crop=run.data.train_crop)
+        videos = functools.partial(unseen_videos, run, text, count=run.samples.count)
+        hooks.append(
+            sample_hook(run.samples, window, videos, text=text, workdir=workdir, layout=layout)
+        )
     return train(
         init_fn=init_fn,
         loss_fn=loss_fn,
         batches=make_batches(run, text, layout),
         config=run.train,
         workdir=workdir,
+        hooks=hooks,
         frozen=frozen_params(text, layout),
         run_config={"run": records.to_dict(run), "text_digest": text.digest},
         **placement(run.stage, run.train, layout),
