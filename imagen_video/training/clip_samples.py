@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -150,14 +149,9 @@ def _given(stage: Stage, batch: Batch) -> Video | None:
 
 
 def _text_emb(batch: Batch, text: RunText, layout: Layout | None) -> Float[Array, "b n d"]:
-    if "text_emb" in batch:
+    if isinstance(text, EmbeddingCache):
         return jnp.asarray(batch["text_emb"])
-
-    @jax.jit
-    def embed(tokens: Array, *encoder: Any) -> Array:
-        return encode_fn(text, *encoder)(tokens)
-
-    return embed(batch["tokens"], *frozen_params(text, layout))
+    return encode_fn(text, *frozen_params(text, layout))(batch["tokens"])
 
 
 def _picture(
