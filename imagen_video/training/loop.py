@@ -239,10 +239,10 @@ class _Reports:
         self._skipped_in_a_row = state["skipped_in_a_row"]  # up to the last report
 
     def get_state(self) -> dict[str, Any]:
-        """What a run needs that goes on from here, JSON values."""
+        """What a run needs that goes on from here, JSON values; written while steps are added."""
         self._since_report = _floats(self._since_report)
         return {
-            "since_report": self._since_report,
+            "since_report": list(self._since_report),
             "skipped_in_a_row": self._skipped_in_a_row,
         }
 

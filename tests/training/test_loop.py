@@ -182,6 +182,19 @@ def test_losing_the_place_in_the_data_does_leave_one(tmp_path, undisturbed):
     assert bits(run(tmp_path, batches=batches)) != undisturbed[0]
 
 
+def test_what_a_checkpoint_writes_while_training_goes_on_is_its_own(tmp_path, monkeypatch):
+    save, seen = Checkpoints.save, []
+
+    def noted(self, state, *, reports, **fields):
+        seen.append((reports, json.dumps(reports)))
+        save(self, state, reports=reports, **fields)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    run(tmp_path, config_of(12, log_every=12))
+    assert [len(reports["since_report"]) for reports, _ in seen] == [4, 8, 0]
+    assert all(json.dumps(reports) == text for reports, text in seen)
+
+
 @pytest.mark.parametrize(
     "number, raised", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
 )
