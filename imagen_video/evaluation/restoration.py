@@ -67,6 +67,8 @@ def run_restoration(
     models = [model for model in cascade.through(job.through) if model.stage.input is not None]
     if not models:
         raise ValueError(f"through: {cascade.stages[0].name} has no input to restore clips from")
+    for model in models:
+        job.options.sampling(model.stage)  # raises before the folder is made
     with held(out):
         return _restored(cascade, models, job, out, batch_size=batch_size, progress=progress)
 
@@ -87,7 +89,6 @@ def _restored(
     digests = {model.stage.name: _digest(model, cascade, job, request) for model in models}
     for model in models:  # Every mistake shows before anything is sampled.
         name = model.stage.name
-        job.options.sampling(model.stage)
         if name in results and results[name]["digest"] != digests[name]:
             raise ValueError(
                 f"{path}: {name} is of other weights or another request; use another folder"
