@@ -31,7 +31,7 @@ mkdir -p "$reports"
   # 1 with a report: it does not fit, which is a result.
   if ((code > 1)) || [[ ! -s $report.part ]]; then
     echo "error: no report of $stage $program on $slice" >&2
-    exit "$code"
+    exit "$((code > 0 ? code : 1))"
   fi
   mv "$report.part" "$report"
 done
