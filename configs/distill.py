@@ -104,9 +104,9 @@ def demo(config: ConfigDict, name: str) -> None:
     was trained at last (data.image_share=0.8, guided.num_steps=5500,
     guided.optimizer.learning_rate=5e-4, guided.optimizer.warmup_steps=50). Of 200 videos (evaluate
     --distilled --through ssr1 --num_samples 1, --seed 0 and 1) 72.5 and 74.0% have the right shape,
-    71.5 and 75.0% with the student in the package; with that ladder's guided student in 16 DDIM
-    steps (--distilled=sr) 74.5% both times, with the original in 64 steps 75.5 and 76.0%, each
-    ± 3: perhaps half of the loss comes with the 8 steps.
+    71.5 and 75.0% with the student in the package (README); with that ladder's guided student in
+    16 DDIM steps (--distilled=sr) 74.5% both times, with the original in 64 steps 75.5 and 76.0%,
+    each ± 3: perhaps half of the loss comes with the 8 steps.
     """
     config.guided.update(num_steps=4000 if name == "base" else 600, ema_decay=0.99)
     config.halving.num_steps = 1000 if name == "base" else 200

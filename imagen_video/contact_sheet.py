@@ -1,4 +1,4 @@
-"""A clip at a glance: evenly spaced frames in a grid under a line of text, as one image."""
+"""Clips at a glance: evenly spaced frames of each in a grid under a line of text, as one image."""
 
 from collections.abc import Sequence
 

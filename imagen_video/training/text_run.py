@@ -143,6 +143,7 @@ def encoder_config(run: TextRun, tokenizer: Tokenizer) -> T5Config:
 
 
 def _check_begun(run: TextRun, file: epath.Path) -> None:
+    """Raises ValueError where config.json is of another kind of run, or of other captions."""
     if not file.exists():
         return
     try:

@@ -15,6 +15,7 @@ from imagen_video.cascade.weights import save_stage
 from imagen_video.config import load_config, to_record
 
 ROOT = pathlib.Path(__file__).parents[2]
+FIELDS = ("error", "sample_difference")  # of a rung's evaluation
 MICRO = """
 from imagen_video_configs import distill
 from imagen_video_configs.stages import ssr3
@@ -44,9 +45,6 @@ def get_config():
     config.halving.update(num_steps=2, log_every=1, batch_size=4)
     return config
 """
-
-
-FIELDS = ("error", "sample_difference")
 
 
 def launch(*arguments, logs):

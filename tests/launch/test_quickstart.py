@@ -62,6 +62,14 @@ def test_students_unless_the_flags_say_how_to_sample(quickstart, flags, students
     assert quickstart("a red circle", *flags).distilled == students
 
 
+@pytest.mark.parametrize("script", ["quickstart.sh", "train_demo.sh"])
+def test_an_unset_variable_is_no_prompt_and_no_folder(script):
+    done = subprocess.run(
+        ["bash", LAUNCH / script, ""], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("usage: ")
+
+
 def test_the_folder_is_named_after_the_prompt(quickstart):
     assert quickstart("a red circle").out == "samples/a-red-circle"
     # Where the name is not all of the prompt, others have the same: a checksum tells them apart.

@@ -377,6 +377,7 @@ def test_a_run_cannot_start_from_nothing_or_another_model(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"microbatches": 3}, "microbatches"),
         ({"keep_every": 0}, "keep_every"),
+        ({"seed": 2**31}, "seed"),
         ({"optimizer": OptimizerConfig(warmup_steps=99)}, "warmup_steps"),
     ],
 )
