@@ -21,6 +21,7 @@ from imagen_video.evaluation.clip_features import (
 from imagen_video.evaluation.job import EvaluationJob
 from imagen_video.evaluation.kept import keep, kept
 from imagen_video.evaluation.true_clips import output_grid
+from imagen_video.files import held
 from imagen_video.video_io import read_clip, write_image
 
 RESULTS, REFERENCE, PICTURE = "agreement.json", "reference.json", "sheets.png"
@@ -52,32 +53,36 @@ def run_agreement(
       attribute, and "all" of them at once), "standard_error" likewise, "feature_distance" (see
       `clip_features`) to as many clips of the same prompts by the dataset itself, None for few, and
       "readings", one a video.
+
+    Raises:
+      ValueError: as `run_request`; another run is at work in `out`.
     """
     request = job.request()
     manifest = run_request(cascade, request, out, batch_size=batch_size, progress=progress)
-    of = {"digest": manifest["digest"], "reader": READER}
-    readings = kept(out / RESULTS, of=of).get("readings")
-    if readings is None:
-        readings = read_videos(manifest["samples"], out)
-        keep(out / RESULTS, {"readings": readings}, of=of)  # A kill below loses none.
-        (out / PICTURE).unlink(missing_ok=True)
-    if not (out / PICTURE).exists():
-        write_image(out / PICTURE, first_sheets(manifest, out))
-    result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
-    if reference is None:
-        reference = reference_features(
-            request.prompts,
-            seed=job.prompt_seed,
-            grid=output_grid(cascade.through(job.through)[-1].stage),
-            num_per_prompt=job.num_samples,
-            path=out / REFERENCE,
-            progress=progress,
-        )
-    features = np.array([list(r["features"].values()) for r in readings])
-    result["feature_distance"] = distance_to_dataset(features, reference)
-    result["readings"] = readings
-    keep(out / RESULTS, result, of=of)
-    return {"of": of, **result}
+    with held(out):
+        of = {"digest": manifest["digest"], "reader": READER}
+        readings = kept(out / RESULTS, of=of).get("readings")
+        if readings is None:
+            readings = read_videos(manifest["samples"], out)
+            keep(out / RESULTS, {"readings": readings}, of=of)  # A kill below loses none.
+            (out / PICTURE).unlink(missing_ok=True)
+        if not (out / PICTURE).exists():
+            write_image(out / PICTURE, first_sheets(manifest, out))
+        result = {"videos": len(readings), **summarise([r["right"] for r in readings])}
+        if reference is None:
+            reference = reference_features(
+                request.prompts,
+                seed=job.prompt_seed,
+                grid=output_grid(cascade.through(job.through)[-1].stage),
+                num_per_prompt=job.num_samples,
+                path=out / REFERENCE,
+                progress=progress,
+            )
+        features = np.array([list(r["features"].values()) for r in readings])
+        result["feature_distance"] = distance_to_dataset(features, reference)
+        result["readings"] = readings
+        keep(out / RESULTS, result, of=of)
+        return {"of": of, **result}
 
 
 def read_videos(samples: Sequence[dict[str, Any]], out: pathlib.Path) -> list[dict[str, Any]]:

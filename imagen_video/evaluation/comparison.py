@@ -25,7 +25,7 @@ from imagen_video.evaluation.kept import keep, kept
 from imagen_video.evaluation.standard_error import mean_and_error
 from imagen_video.evaluation.timing import interleaved_seconds, times_faster
 from imagen_video.evaluation.true_clips import output_grid
-from imagen_video.files import atomic_path
+from imagen_video.files import atomic_path, held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,16 +128,37 @@ def run_comparison(
       and "times_faster" than the first row, where time was measured.
 
     Raises:
-      ValueError: a row's students are missing, an original is a student, or `out` holds another
-        comparison; all this before anything is sampled.
+      ValueError: a row's students are missing, an original is a student, `out` holds another
+        comparison, or another run is at work there; all this before anything is sampled.
     """
-    flops_per_eval = functools.cache(flops_per_eval)  # Rows share stages.
     cascades = {name: load(TABLE_1[name]) for name in job.rows}
     for name, cascade in cascades.items():
         _check_originals(name, cascade)
         for number in range(job.runs):
             request = job.run(name, number).request()
             check_request(cascade, request, _folder(out, name, number), batch_size=batch_size)
+    with held(out):
+        return _compared(
+            cascades,
+            job,
+            out,
+            flops_per_eval=flops_per_eval,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+
+def _compared(
+    cascades: Mapping[str, Cascade],
+    job: ComparisonJob,
+    out: pathlib.Path,
+    *,
+    flops_per_eval: Callable[[Stage], int],
+    batch_size: int,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Samples, reads and times what no earlier run has."""
+    flops_per_eval = functools.cache(flops_per_eval)  # Rows share stages.
     costs = {name: _cost(TABLE_1[name], c, flops_per_eval) for name, c in cascades.items()}
     first = job.run(job.rows[0], 0)
     reference = reference_features(

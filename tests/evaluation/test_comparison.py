@@ -23,6 +23,7 @@ from imagen_video.evaluation.comparison import (
 )
 from imagen_video.evaluation.comparison_table import comparison_table
 from imagen_video.evaluation.job import EvaluationJob
+from imagen_video.files import held
 from imagen_video.loading import load_cascade
 from imagen_video.sampling.steppers import StochasticDistilled
 
@@ -149,6 +150,26 @@ def test_killed_while_the_reference_is_drawn_it_reads_no_video_again(
     result = agreement.run_agreement(cascade, job, tmp_path)
     assert result["videos"] == 1
     assert json.loads((tmp_path / "agreement.json").read_text()) == result
+
+
+def test_a_folder_is_one_comparisons_at_a_time(compared, cascade):
+    out, *_ = compared
+    with held(out), pytest.raises(ValueError, match="another run is at work there"):
+        compare(cascade, TIMED, out)
+
+
+def test_a_folder_is_one_evaluations_at_a_time_after_sampling_too(cascade, tmp_path):
+    job = EvaluationJob(num_prompts=1, num_samples=1, through="base")
+    refused = []
+
+    def second(*, stage, **_):
+        if stage == "reference":
+            with pytest.raises(ValueError, match="another run is at work there"):
+                agreement.run_agreement(cascade, job, tmp_path)
+            refused.append(stage)
+
+    agreement.run_agreement(cascade, job, tmp_path, progress=second)
+    assert refused
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"of": 1}'])
