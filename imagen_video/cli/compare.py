@@ -1,7 +1,8 @@
 """Compares a cascade with its students: time, FLOPs and quality, as in the paper's Table 1.
 
-The originals are sampled in the published steps, students in their own. Leaves the videos of every
-row and comparison.json in --out, and prints the table. A rerun goes on where it stopped.
+The originals are sampled in the published steps, or in those of their stages (--steps=default),
+students in their own. Leaves the videos of every row and comparison.json in --out, and prints the
+table. A rerun goes on where it stopped.
 """
 
 from absl import flags
@@ -28,6 +29,13 @@ def define(flag_values: CommandFlags) -> None:
     flags.DEFINE_integer(
         "timing_rounds", 3, "Of one video with all stages; 0 for none.", lower_bound=0, **fv
     )
+    flags.DEFINE_enum(
+        "steps",
+        "published",
+        ["published", "default"],
+        "Of the originals: the paper's, or those that each stage is sampled in by default.",
+        **fv,
+    )
     flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", **fv)
     flags.DEFINE_string("weights", None, "Folder with STAGE.safetensors and 'distilled'.", **fv)
     define_config(flag_values, help="configs/cascade.py:SIZE; by default what the weights say.")
@@ -49,6 +57,7 @@ def run(flag_values: CommandFlags) -> None:
         runs=flag_values.runs,
         through=flag_values.through,
         timing_rounds=flag_values.timing_rounds,
+        steps=None if flag_values.steps == "default" else flag_values.steps,
     )
     use_compilation_cache()
     cascade = load_cascade(flag_values.config, weights=flag_values.weights)

@@ -9,7 +9,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -40,11 +40,6 @@ class Row:
     distilled: str
     guidance: str = "constant"
 
-    @property
-    def options(self) -> SamplingOptions:
-        """Originals take the published steps, students their own."""
-        return SamplingOptions(guidance=self.guidance, steps="published")
-
 
 # arXiv 2210.02303, Table 1; the last row, students of the whole oscillating preset, is our own.
 TABLE_1 = {
@@ -68,6 +63,8 @@ class ComparisonJob:
       runs: of every row, each with noise of its own; the paper's four.
       through: last stage that quality is read from; the paper's Table 1 stops at tsr3.
       timing_rounds: of sampling one video with all stages, for the time; 0 leaves it out.
+      steps: of the originals: "published", the paper's, or None for each stage's default. Students
+        take their own.
     """
 
     rows: tuple[str, ...] = ("original", "sr", "all")
@@ -75,6 +72,7 @@ class ComparisonJob:
     runs: int = 4
     through: str | None = "tsr3"
     timing_rounds: int = 3
+    steps: Literal["published"] | None = "published"
 
     def __post_init__(self):
         if not self.rows:
@@ -95,8 +93,12 @@ class ComparisonJob:
             num_samples=1,
             seed=number,
             through=self.through,
-            options=TABLE_1[row].options,
+            options=self.options(row),
         )
+
+    def options(self, row: str) -> SamplingOptions:
+        """Returns how a row's stages are sampled."""
+        return SamplingOptions(guidance=TABLE_1[row].guidance, steps=self.steps)
 
 
 def run_comparison(
@@ -133,7 +135,7 @@ def run_comparison(
     """
     cascades = {name: load(TABLE_1[name]) for name in job.rows}
     for name, cascade in cascades.items():
-        _check_originals(name, cascade)
+        _check_originals(name, cascade, job)
         for number in range(job.runs):
             request = job.run(name, number).request()
             check_request(cascade, request, _folder(out, name, number), batch_size=batch_size)
@@ -159,7 +161,7 @@ def _compared(
 ) -> list[dict[str, Any]]:
     """Samples, reads and times what no earlier run has."""
     flops_per_eval = functools.cache(flops_per_eval)  # Rows share stages.
-    costs = {name: _cost(TABLE_1[name], c, flops_per_eval) for name, c in cascades.items()}
+    costs = {name: _cost(c, job.options(name), flops_per_eval) for name, c in cascades.items()}
     first = job.run(job.rows[0], 0)
     reference = reference_features(
         first.request().prompts,
@@ -218,21 +220,23 @@ def _folder(out: pathlib.Path, row: str, number: int) -> pathlib.Path:
     return out / row / f"run_{number}"
 
 
-def _check_originals(name: str, cascade: Cascade) -> None:
+def _check_originals(name: str, cascade: Cascade, job: ComparisonJob) -> None:
     """Raises ValueError where a row takes students for originals, and for options out of place."""
     students = chosen_stages(TABLE_1[name].distilled, field="distilled")
     for stage in cascade.stages:
-        TABLE_1[name].options.sampling(stage)
+        job.options(name).sampling(stage)
         if stage.name not in students and stage.distilled_steps is not None:
             raise ValueError(
                 f"rows: {name!r} takes the original {stage.name}, but these weights were distilled"
             )
 
 
-def _cost(row: Row, cascade: Cascade, flops_per_eval: Callable[[Stage], int]) -> dict[str, Any]:
+def _cost(
+    cascade: Cascade, options: SamplingOptions, flops_per_eval: Callable[[Stage], int]
+) -> dict[str, Any]:
     """Returns "evaluations" by stage, and "flops" of them all."""
     evaluations = {
-        stage.name: stage.evaluations(row.options.sampling(stage)) for stage in cascade.stages
+        stage.name: stage.evaluations(options.sampling(stage)) for stage in cascade.stages
     }
     flops = sum(evaluations[stage.name] * flops_per_eval(stage) for stage in cascade.stages)
     return {"evaluations": evaluations, "flops": flops}
@@ -248,7 +252,8 @@ def _seconds(
     """Times one video of all stages by every row, once: a rerun reads what was measured."""
     if job.timing_rounds == 0:
         return {}
-    of = {"rounds": job.timing_rounds, "device": jax.devices()[0].device_kind}
+    device = jax.devices()[0].device_kind
+    of = {"rounds": job.timing_rounds, "device": device, "steps": job.steps}
     digests = {name: [model.digest for model in c.models] for name, c in cascades.items()}
     known = kept(path, of=of)
     if known and all(known["rows"].get(name) == digest for name, digest in digests.items()):
@@ -256,7 +261,7 @@ def _seconds(
 
     def sampling(name: str) -> Callable[[], object]:
         prompt = EvaluationJob(num_prompts=1, num_samples=1).request().prompts
-        options = dataclasses.asdict(TABLE_1[name].options)
+        options = dataclasses.asdict(job.options(name))
         return lambda: cascades[name].sample(prompt, progress=progress, **options)
 
     ways = {name: sampling(name) for name in cascades}

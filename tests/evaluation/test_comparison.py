@@ -104,6 +104,26 @@ def test_originals_take_the_published_steps_twice_evaluated_students_their_own(c
     assert rows[0]["times_faster"] == 1.0 and rows[1]["times_faster"] > 1.0
 
 
+def test_originals_take_their_own_steps_where_the_job_says_so(compared, cascade, tmp_path):
+    out = tmp_path / "out"
+    rows, _ = compare(cascade, replace(TIMED, runs=1, steps=None), out)
+    assert [row["evaluations"] for row in rows] == [
+        {"base": 2 * BASE.sampling.num_steps},
+        {"base": 2},
+    ]
+    # A student's videos are the same ones, an original's are others.
+    videos = [
+        [path.read_bytes() for path in (folder / name / "run_0").glob("*.mp4")]
+        for name in JOB.rows
+        for folder in (out, compared[0])
+    ]
+    assert videos[0] != videos[1] and videos[2] == videos[3]
+    # Times of other steps are not taken for these.
+    shutil.copy(compared[0] / "timing.json", out)
+    again, told = compare(cascade, replace(TIMED, runs=1, steps=None), out)
+    assert told and again[0]["seconds"] != rows[0]["seconds"]
+
+
 def test_figures_are_those_of_the_runs_videos(compared):
     out, rows, _ = compared
     assert json.loads((out / "comparison.json").read_text())["rows"] == json.loads(json.dumps(rows))
