@@ -149,6 +149,21 @@ def test_ladders_of_other_guidance():
     assert isinstance(rungs[-1].objective.guidance, GuidanceRange)
 
 
+def test_what_is_set_of_one_rung_is_that_of_no_other_nor_of_the_stage():
+    path = "configs/distill.py:base,tiny,oscillating"
+    plain = load_config(path)
+    changes = {
+        "guided.optimizer.learning_rate": 0.5,
+        "guided.optimizer.warmup_steps": 7,
+        "distillation.guidance.high": 3.0,
+        "distillation.thresholding.percentile": 90.0,
+    }
+    changed = load_config(path, changes)
+    assert changed.halving == plain.halving and changed.stage == plain.stage
+    assert changed.guided.optimizer.learning_rate == 0.5
+    assert changed.distillation.guidance.high == 3.0
+
+
 @pytest.mark.parametrize(
     ("which", "message"),
     [
