@@ -12,9 +12,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# What goes wrong on the first process and is every process's business.
-REPORTED = (ValueError, OSError)
-
 
 def is_first() -> bool:
     """Whether this process owns the files of the job and speaks for it."""
@@ -28,8 +25,8 @@ def from_first(make: Callable[[], Any]) -> Any:
       make: returns JSON values.
 
     Raises:
-      ValueError: on all processes, with the message of a ValueError or OSError of `make`; on the
-        first one it is that error itself.
+      ValueError: on all processes but the first, with the message of what `make` raised; on the
+        first one it is that error itself, of any type.
     """
     if jax.process_count() == 1:
         return make()
@@ -37,8 +34,9 @@ def from_first(make: Callable[[], Any]) -> Any:
     if is_first():
         try:
             answer = {"value": make()}
-        except REPORTED as error:
-            answer, failure = {"error": str(error)}, error
+        except Exception as error:  # Any: the others wait for an answer.
+            told = str(error) if isinstance(error, (ValueError, OSError)) else repr(error)
+            answer, failure = {"error": told}, error
     answer = json.loads(_bytes_of_first(json.dumps(answer).encode()))
     if failure is not None:
         raise failure
