@@ -128,6 +128,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     # A bool is an int to isinstance; here it is not.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is not finite")  # JSON has no form for it
     return value
 
 

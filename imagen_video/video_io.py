@@ -26,7 +26,7 @@ from imagen_video.files import any_path, atomic_path, local_path
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 Pixels = UInt8[np.ndarray, "h w 3"]
-MAX_FPS = 1000
+MIN_FPS, MAX_FPS = 0.001, 1000
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 # Our choice: with crf 12 the loss is that of yuv420p itself, at about twice the bytes of crf 18.
@@ -110,8 +110,8 @@ def write_clip(path: str | os.PathLike, frames: Frames, *, fps: float | int | No
         )
     suffix = path.suffix.lower()
     if suffix in (".mp4", ".gif"):
-        if fps is None or not 0 < fps <= MAX_FPS:
-            raise ValueError(f"{path}: fps = {fps} must be above 0 and at most {MAX_FPS}")
+        if fps is None or not MIN_FPS <= fps <= MAX_FPS:
+            raise ValueError(f"{path}: fps = {fps} must be from {MIN_FPS} to {MAX_FPS}")
         rate = fractions.Fraction(fps).limit_denominator(1001)
         if suffix == ".gif":
             _write_gif(path, frames, rate)

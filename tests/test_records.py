@@ -138,6 +138,8 @@ def test_numbers_keep_their_type():
         ({"name": 3}, "stage.name: expected str, got 3"),
         ({"rate": "fast"}, "stage.rate: expected float, got 'fast'"),
         ({"rate": False}, "stage.rate: expected float, got False"),
+        ({"rate": math.nan}, "stage.rate: nan is not finite"),
+        ({"rate": -math.inf}, "stage.rate: -inf is not finite"),
         ({"fill": "black"}, "stage.fill: 'black' is not one of 'repeat', 'blank'"),
         ({"blocks": [1, "2"]}, r"stage.blocks\[1\]: expected int, got '2'"),
         ({"blocks": 3}, "stage.blocks: expected a list, got 3"),

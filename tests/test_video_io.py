@@ -257,7 +257,7 @@ def test_absent_and_empty_places_are_named(tmp_path):
             24,
             "height = 47 and width = 80 must be even",
         ),
-        ("a.mp4", np.zeros((2, 48, 80, 3), np.uint8), 0, "fps = 0 must be above 0"),
+        ("a.mp4", np.zeros((2, 48, 80, 3), np.uint8), 0.0004, "fps = 0.0004 must be from 0.001"),
         ("a.mp4", np.zeros((2, 48, 80, 3), np.uint8), None, "fps = None must be"),
         ("a.mp4", np.zeros((0, 48, 80, 3), np.uint8), 24, "frames must be uint8"),
         ("a.avi", np.zeros((2, 48, 80, 3), np.uint8), 24, "not .avi"),

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from imagen_video.cascade.cascade import StageResult
+from imagen_video.cascade.stage import Stage
 from imagen_video.contact_sheet import contact_sheet
 from imagen_video.files import atomic_path
 from imagen_video.video_io import to_uint8, write_clip, write_image
@@ -41,6 +42,16 @@ def finished(path: epath.Path, digest: str) -> dict[str, Any] | None:
     if not same:
         raise ValueError(f"{path.parent}: holds the videos of another request; use another folder")
     return manifest
+
+
+def check_sizes(stages: Sequence[Stage]) -> None:
+    """Raises ValueError where no mp4 can hold a stage's clips."""
+    for stage in stages:
+        if stage.output.height % 2 or stage.output.width % 2:
+            raise ValueError(
+                f"{stage.name}.output: {stage.output}: an mp4 has an even height and an even width;"
+                " in Python Cascade.sample returns clips of any size"
+            )
 
 
 def check_files(

@@ -22,6 +22,7 @@ from imagen_video.cascade.answer_files import (
     MANIFEST,
     Sample,
     check_files,
+    check_sizes,
     finished,
     write_json,
     write_samples,
@@ -93,12 +94,14 @@ def run_request(
     Raises:
       ValueError: `out` holds the videos of another request, finished or not, or lacks some of this
         one that its manifest names; or another run is at work in it; or an argument is out of
-        range.
+        range; or no mp4 can hold the clips.
       OSError: `out` cannot be written.
     """
     if save_every < 1:
         raise ValueError(f"save_every: {save_every} is below 1")
     digest = _digest(cascade, request, batch_size)
+    if save_stages:
+        check_sizes([model.stage for model in cascade.through(request.through)])
     out = any_path(out)
     kept = _kept(out, digest)
 
@@ -233,12 +236,17 @@ def _check_unfinished(out: epath.Path, kept: epath.Path) -> None:
 
 
 def _digest(cascade: Cascade, request: SampleRequest, batch_size: int) -> str:
-    """Names all that the videos depend on; raises ValueError where an option fits no stage."""
+    """Names all that the videos depend on.
+
+    Raises:
+      ValueError: an option fits no stage, or no mp4 can hold the last one's clips.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} is below 1")
     models = cascade.through(request.through)
     for model in models:
         request.options.sampling(model.stage)
+    check_sizes([models[-1].stage])
     identity = {
         "request": records.to_dict(request),
         "stages": {model.stage.name: model.digest for model in models},

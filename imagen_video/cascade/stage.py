@@ -27,7 +27,7 @@ from imagen_video.diffusion.thresholding import DynamicThreshold, NoThreshold, S
 from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params, param_axes
 from imagen_video.sampling.steppers import DDIM, Ancestral, StochasticDistilled
 from imagen_video.sharding.layout import Layout
-from imagen_video.video_io import MAX_FPS
+from imagen_video.video_io import MAX_FPS, MIN_FPS
 
 STAGE_NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
 
@@ -124,8 +124,8 @@ class Stage:
     def __post_init__(self):
         if self.text_tokens < 1:
             raise ValueError(f"text_tokens: {self.text_tokens} is below 1")
-        if not 0 < self.fps <= MAX_FPS:
-            raise ValueError(f"fps: {self.fps} is not above 0 and at most {MAX_FPS}")
+        if not MIN_FPS <= self.fps <= MAX_FPS:
+            raise ValueError(f"fps: {self.fps} is not from {MIN_FPS} to {MAX_FPS}")
         self.unet.check_size(self.output.height, self.output.width)
         if (self.input is not None) != self.unet.low_res:
             raise ValueError(f"unet.low_res: {self.unet.low_res}, but input is {self.input}")

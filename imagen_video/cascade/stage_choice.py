@@ -21,9 +21,10 @@ def chosen_stages(choice: str, *, field: str) -> frozenset[str]:
     if choice in _GROUPS:
         return frozenset(_GROUPS[choice])
     names = choice.split(",")
+    known = STAGE_NAMES if len(names) > 1 else (*_GROUPS, *STAGE_NAMES)
     for name in names:
-        if name not in STAGE_NAMES:
-            raise ValueError(f"{field}: {name!r} is none of {', '.join((*_GROUPS, *STAGE_NAMES))}")
+        if name not in known:
+            raise ValueError(f"{field}: {name!r} is none of {', '.join(known)}")
     return frozenset(names)
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+MAX_LOGSNR = 20.0  # Farther from 0 no network tells log-SNRs apart: `embeddings.bounded_time`.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
@@ -22,18 +24,18 @@ class CosineSchedule:
     the schedule but not its range; [-20, 20] is that of Video Diffusion Models (arXiv 2204.03458).
 
     Attributes:
-      logsnr_min: log-SNR at t = 1, in nats.
-      logsnr_max: log-SNR at t = 0, in nats.
+      logsnr_min: log-SNR at t = 1, in nats, from -20.
+      logsnr_max: log-SNR at t = 0, in nats, to 20.
     """
 
     logsnr_min: float = -20.0
     logsnr_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
+        if not -MAX_LOGSNR <= self.logsnr_min < self.logsnr_max <= MAX_LOGSNR:
             raise ValueError(
                 f"logsnr_min: {self.logsnr_min} must be less than logsnr_max {self.logsnr_max},"
-                " both finite"
+                f" both from {-MAX_LOGSNR} to {MAX_LOGSNR}"
             )
 
     @property

@@ -104,12 +104,14 @@ class UNetConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1")
         levels = len(self.channels)
+        if not levels:
+            raise ValueError("channels: there are no levels")
         for name in ("strides", "num_blocks", "attention"):
             if len(getattr(self, name)) != levels:
                 raise ValueError(
                     f"{name}: {len(getattr(self, name))} entries, but channels has {levels} levels"
                 )
-        for name in ("strides", "num_blocks"):
+        for name in ("channels", "strides", "num_blocks"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name}: {getattr(self, name)} has an entry below 1")
         if not 0 <= self.unrolled_levels <= levels:

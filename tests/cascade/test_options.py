@@ -7,6 +7,8 @@ import pytest
 from micro_cascade import BASE, OSCILLATING, SAMPLING, SSR1, TSR1
 
 from imagen_video.cascade.options import SamplingOptions
+from imagen_video.cascade.stage import STAGE_NAMES
+from imagen_video.cascade.stage_choice import chosen_stages
 from imagen_video.diffusion.thresholding import DynamicThreshold, StaticClip
 
 
@@ -50,6 +52,13 @@ def test_distilled_weights_are_sampled_in_their_own_steps_and_in_no_others():
         SamplingOptions(steps=8).sampling(student)
     with pytest.raises(ValueError, match=r"distilled_steps: 8, but sampling\.num_steps is 4"):
         dataclasses.replace(student, distilled_steps=8)
+
+
+def test_groups_of_stages_stand_alone():
+    assert chosen_stages("sr", field="distilled") == {*STAGE_NAMES} - {"base"}
+    assert chosen_stages("base,tsr1", field="distilled") == {"base", "tsr1"}
+    with pytest.raises(ValueError, match=r"^distilled: 'sr' is none of base, tsr1, "):
+        chosen_stages("base,sr", field="distilled")
 
 
 @pytest.mark.parametrize(

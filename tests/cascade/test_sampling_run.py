@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 from memory_bucket import buckets
-from micro_cascade import STAGES, TOKENS, TSR1, cascade, text_model
+from micro_cascade import BASE, SSR1, STAGES, TOKENS, TSR1, cascade, stage_model, text_model
 
+from imagen_video.cascade.cascade import Cascade
 from imagen_video.cascade.embedded_prompts import embed_and_free
 from imagen_video.cascade.options import SamplingOptions
 from imagen_video.cascade.sampling_run import SampleRequest, check_request, run_request
+from imagen_video.cascade.stage import Grid
 from imagen_video.text.text_model import TextPaths, load_text_model
 from imagen_video.video_io import read_clip, to_uint8
 
@@ -319,6 +321,23 @@ def test_arguments_out_of_range_leave_nothing_behind(tmp_path, arguments, messag
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=message):
         run_request(**{"cascade": cascade(), "request": REQUEST, "out": out} | arguments)
+    assert not out.exists()
+
+
+def test_clips_that_no_mp4_can_hold_are_refused_before_sampling(tmp_path):
+    odd = dataclasses.replace(BASE, output=Grid(frames=4, height=5, width=9))
+    even = Grid(frames=4, height=10, width=18)
+    doubled = dataclasses.replace(SSR1, input=odd.output, output=even)
+    chain = Cascade(models=tuple(map(stage_model, (odd, doubled))), text=text_model())
+    out, message = tmp_path / "out", "base.output: 4x5x9: an mp4 has an even height"
+    last = dataclasses.replace(REQUEST, through="ssr1")
+    check_request(chain, last, out)
+    for refused in (
+        lambda: run_request(chain, dataclasses.replace(REQUEST, through="base"), out),
+        lambda: run_request(chain, last, out, save_stages=True),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
     assert not out.exists()
 
 

@@ -159,8 +159,8 @@ def guided(weight):
             r"output\.width: 32 is not 2 times the input's 8",
         ),
         (lambda: dataclasses.replace(BASE, text_tokens=0), "text_tokens: 0 is below 1"),
-        (lambda: dataclasses.replace(BASE, fps=0.0), "fps: 0.0 is not above 0 and at most 1000"),
-        (lambda: dataclasses.replace(BASE, fps=float("nan")), "fps: nan is not above 0"),
+        (lambda: dataclasses.replace(BASE, fps=0.0), "fps: 0.0 is not from 0.001 to 1000"),
+        (lambda: dataclasses.replace(BASE, fps=float("nan")), "fps: nan is not from 0.001"),
         (
             lambda: dataclasses.replace(
                 guided(3.0), distilled_guidance=ConstantGuidance(weight=3.0)

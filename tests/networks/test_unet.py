@@ -291,6 +291,8 @@ def test_any_size_that_the_strides_divide_runs_and_others_are_refused_by_multipl
         ("head_dim", 12, "head_dim"),
         ("num_blocks", (1, 0), "num_blocks"),
         ("groups", 0, "groups: 0 is below 1"),
+        ("channels", (0, 32), r"channels: \(0, 32\) has an entry below 1"),
+        ("channels", (), "channels: there are no levels"),
         ("max_frames", 0, "max_frames: 0 is below 1"),
         ("space_to_depth", 0, "space_to_depth: 0 is below 1"),
         ("unrolled_levels", -1, "unrolled_levels: -1 is not in 0 to 2"),
