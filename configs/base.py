@@ -48,7 +48,8 @@ def config(size: str) -> ConfigDict:
             objective=dict(
                 loss="eps_mse",  # IV Eq. 2
                 caption_dropout=0.1,  # IM section 2.2
-                max_augmentation=1.0,  # IV section 2.5
+                # IV section 2.5 says that the level is random; CDM (2106.15282) and IM draw it so.
+                max_augmentation=1.0,
                 logit_normal=config_dict.placeholder(tuple),  # None: t ~ U(0, 1), IV section 2
             ),
             train=dict(
@@ -65,11 +66,14 @@ def config(size: str) -> ConfigDict:
                     b1=0.9,  # IM F.2
                     b2=0.999,  # IM F.2
                     eps=1e-8,  # IM F.2
+                    weight_decay=0.0,
                     clip_norm=1.0,  # PD
                 ),
                 log_every=100,
                 checkpoint_every=1000,
                 keep=3,
+                keep_every=config_dict.placeholder(int),
+                max_skipped=100,
                 init_from=config_dict.placeholder(str),
             ),
             # Clips sampled while the stage is trained. At full size samples.every=N asks for them:
@@ -191,6 +195,7 @@ def oscillating(constant: ConfigDict) -> ConfigDict:
         high=15.0,
         low=1.0,
         constant_fraction=0.1,  # IV: "a certain number of initial sampling steps"
+        constant_steps=config_dict.placeholder(int),
     )
     config.thresholding = dict(kind="DynamicThreshold", percentile=99.5)  # IM Fig. A.10
     return config

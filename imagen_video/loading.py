@@ -46,7 +46,7 @@ def load_cascade(
       text: where tokenizer and encoder lie; by default where the config says, else embedded.
       through: the last stage that will be sampled, so that later ones need no weights; None
         wants all stages of the config, or takes all that have weights.
-      sharding: how stages are spread over this process's devices, for all alike or by name; by
+      sharding: how stages are spread over the devices of all processes, alike or by name; by
         default each clip is cut over all devices, by frames.
       distilled: which stages' students are taken, from the folder `distilled` of the weights, each
         sampled in the steps that it was distilled for, one evaluation a step: True or "all", "sr"

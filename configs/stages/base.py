@@ -2,7 +2,8 @@
 
 Reproduces the first of the seven models of Imagen Video (arXiv 2210.02303, Fig. 6, 5.6B) and the
 two smaller ones of its scaling study (section 3.2, "500m" and "1.6b": base channels and depth
-grow). The paper publishes no widths or depths: these were searched until the counts matched.
+grow; here depth only from the first to the second, our choice). The paper publishes no widths or
+depths: these were searched until the counts matched.
 
     imagen-video train --config configs/stages/base.py --workdir DIR         (not run at full size)
     imagen-video train --config configs/stages/base.py:tiny --workdir DIR

@@ -59,7 +59,8 @@ class StageResult:
     Attributes:
       stage: its name.
       clips: Float[b f h w 3] in [-1, 1].
-      seconds: wall time, compilation included; 0 where the clips were kept from before.
+      seconds: wall time since the stage was begun or gone on with, compilation included; 0 where
+        the clips were kept from before.
     """
 
     stage: str

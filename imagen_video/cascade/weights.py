@@ -26,14 +26,15 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StageModel:
-    """A stage with parameters in the host's memory.
+    """A stage with parameters.
 
-    They are on devices only while the stage is sampled, so that a chip needs room for the largest
-    stage of a cascade and not for all of them.
+    Loaded ones lie in the host's memory, and on devices only while the stage is sampled, so that a
+    chip needs room for the largest stage of a cascade and not for all of them.
 
     Attributes:
       stage: what the parameters are of.
-      params: nested dict of numpy arrays in the stage's `sample_param_dtype`.
+      params: nested dict of arrays: numpy's in the stage's `sample_param_dtype` as loaded, float32
+        on devices while they are trained.
       text_digest: names the tokenizer and encoder that the stage was trained with.
       layout: how parameters and clips are spread over devices; None for one device.
     """

@@ -27,7 +27,8 @@ class AugmentationLevel:
     """The fixed strength of the noise at sampling time. Give one of the two fields.
 
     The paper's "SNR 3 or 5" does not say whether it is linear or logarithmic: linear 3 is
-    sigma 0.5, log-SNR 3 is sigma 0.218. Both can be written; the log-SNR is what is kept.
+    sigma 0.5, log-SNR 3 is sigma 0.218. Both can be written, the second as an snr of e^3 = 20.09,
+    too; the log-SNR is what is kept.
 
     Attributes:
       logsnr: log(alpha^2 / sigma^2), nats.

@@ -10,7 +10,7 @@ is left to predict the rest in units of its standard deviation,
 u = 0 and e = 1, what is known without a low-resolution clip, make this v_hat = r_hat: it is
 v-prediction (Imagen Video, arXiv 2210.02303, section 2.4) about another mean. Our choice for small
 networks and short training: an untrained stage already resizes its input, and what it learns is
-the difference. Input and output are scaled as in arXiv 2206.00364, section 5, with u for a mean.
+the difference. The output is scaled as in arXiv 2206.00364, section 5, with u for a mean.
 """
 
 import jax.numpy as jnp
