@@ -24,7 +24,7 @@ CORE = [
     "ml-collections>=1.0",
     "ml-dtypes>=0.5",
     "numpy>=2.0",
-    "optax>=0.2.5",
+    "optax>=0.2.8",
     "orbax-checkpoint>=0.11.25",
     "pillow>=10.1",
     "safetensors>=0.5",
@@ -32,7 +32,7 @@ CORE = [
     "tensorstore>=0.1.74",
     "tqdm>=4.66",
 ]
-TRAIN = ["array-record>=0.8.1; sys_platform == 'linux'", "grain>=0.2.14", "tensorboardX>=2.6"]
+TRAIN = ["array-record>=0.8.1; sys_platform == 'linux'", "grain>=0.2.15", "tensorboardX>=2.6"]
 DATA = [*TRAIN, "tensorflow-datasets>=4.9.7"]
 # What paths gs:// are opened with: by etils and Orbax, and by tensorboardX.
 GCS = ["gcsfs>=2024.6", "google-cloud-storage>=2.14"]
