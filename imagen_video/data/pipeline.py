@@ -24,6 +24,7 @@ from imagen_video.data.transforms import (
     packed_row,
     video_row,
 )
+from imagen_video.data.worker_signals import outlast_signals
 
 Batch = dict[str, np.ndarray]
 
@@ -155,6 +156,9 @@ class Batches:
         (what a caption's dropout is drawn from); -1 for a slot that no frame reads.
     """
 
+    _iterator: Any = None  # of what is read ahead
+    _batch: Batch | None = None
+
     def __init__(
         self,
         config: PipelineConfig,
@@ -212,10 +216,7 @@ class Batches:
             .map(_RowReader(config, rows, sources))
             .batch(len(rows), batch_fn=collate_fn)
         )
-        self._next_batch = 0
-        self._num_damaged = 0
-        self._iterator = None
-        self._batch = None
+        self._next_batch = self._num_damaged = 0
 
     @property
     def num_damaged(self) -> int:
@@ -258,7 +259,8 @@ class Batches:
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=config.num_workers, per_worker_buffer_size=config.prefetch
-                )
+                ),
+                worker_init_fn=outlast_signals,
             )
         return iter(batches)
 
@@ -290,3 +292,6 @@ class Batches:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = self._batch = None
+
+    def __del__(self):
+        self.close()  # or its workers would outlive it

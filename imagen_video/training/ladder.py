@@ -130,21 +130,22 @@ def _climb(
     start = student_start(rung, teacher_params)
     frozen = (teacher_params, *frozen_params(text, layout))
     try:
-        state = train(
-            init_fn=functools.partial(init_stage_params, rung.stage),
-            loss_fn=loss_fn,
-            batches=make_batches(stage_run(run, rung), text, layout),
-            config=rung.train,
-            workdir=str(folder),
-            run_config={
-                "run": records.to_dict(rung),
-                "ladder": records.to_dict(run),
-                "text_digest": text.digest,
-            },
-            start_from=start,
-            frozen=frozen,
-            **placement(rung.stage, rung.train, layout),
-        )
+        with contextlib.closing(make_batches(stage_run(run, rung), text, layout)) as batches:
+            state = train(
+                init_fn=functools.partial(init_stage_params, rung.stage),
+                loss_fn=loss_fn,
+                batches=batches,
+                config=rung.train,
+                workdir=str(folder),
+                run_config={
+                    "run": records.to_dict(rung),
+                    "ladder": records.to_dict(run),
+                    "text_digest": text.digest,
+                },
+                start_from=start,
+                frozen=frozen,
+                **placement(rung.stage, rung.train, layout),
+            )
     except FloatingPointError as error:
         raise ValueError(f"{rung.name}: diverged: {error}; {ADVICE}") from error
     error_before, error = losses_on_unseen_batch(

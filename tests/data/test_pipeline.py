@@ -1,8 +1,12 @@
 """What a position of the run holds, whoever reads it and however often it is restarted."""
 
 import dataclasses
+import gc
 import json
 import logging
+import multiprocessing
+import os
+import signal
 
 import ml_dtypes
 import numpy as np
@@ -98,6 +102,24 @@ def test_batch_k_holds_positions_kb_to_kb_plus_b():
 def test_threads_and_workers_change_nothing(speed):
     config = {"batch_size": 4, "images": 7, "image_share": 0.5, "frames": 4}
     assert_equal_batches(take(make(**config, num_threads=0), 5), take(make(**config, **speed), 5))
+
+
+def test_workers_read_on_when_the_whole_job_is_told_to_stop_and_end_with_their_batches():
+    config = {"batch_size": 2, "prefetch": 1}
+    wanted = take(make(**config, num_threads=0), 9)
+    batches = make(**config, num_workers=2)
+    first = next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    # More than have been read ahead: training goes on to its next step, and saves.
+    assert_equal_batches([first, *(next(batches) for _ in range(8))], wanted)
+    assert all(worker.is_alive() for worker in workers)
+    del batches
+    gc.collect()
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def captions_by_frame(batches):
