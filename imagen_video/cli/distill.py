@@ -42,7 +42,7 @@ def run(flag_values: CommandFlags) -> None:
     if not flag_values.workdir:  # As an unset variable of the shell is.
         raise ValueError("--workdir: the folder has an empty name")
     any_path(flag_values.workdir)  # raises if it is none
-    distributed.join(flag_values)
+    distributed.join(flag_values, saves_when_stopped=True)
     from imagen_video.sharding.layout import layout_if_needed
     from imagen_video.training.ladder import distill
     from imagen_video.training.run_text import load_run_text

@@ -18,8 +18,13 @@ def define(flag_values: CommandFlags) -> None:
     )
 
 
-def join(flag_values: CommandFlags) -> None:
+def join(flag_values: CommandFlags, *, saves_when_stopped: bool = False) -> None:
     """Joins, if asked to; before anything touches a device.
+
+    Args:
+      flag_values: of the command.
+      saves_when_stopped: whether the command asks `StopSignal` between steps. SIGTERM is then noted
+        by jax, for all processes to stop at one step; of other commands it ends the process.
 
     Raises:
       ValueError: nothing in the environment says who the others are.
@@ -28,6 +33,8 @@ def join(flag_values: CommandFlags) -> None:
         return
     import jax
 
+    if not saves_when_stopped:
+        jax.config.update("jax_enable_preemption_service", False)
     given = {}
     for field, variable in (
         ("num_processes", "JAX_NUM_PROCESSES"),

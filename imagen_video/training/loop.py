@@ -201,7 +201,7 @@ def train(
                     reports.add(step - 1, previous)
                 previous = metrics
 
-                last, stopped = step == config.num_steps, stop.agreed(step)
+                last, stopped = step == config.num_steps, stop.agreed()
                 if last or stopped or step % config.checkpoint_every == 0:
                     # Reported first: a run that goes on from here never reports it again.
                     reports.add(step, metrics)

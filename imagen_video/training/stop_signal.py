@@ -1,11 +1,17 @@
 """How a training run is asked to end between two steps."""
 
+import itertools
 import signal
 import threading
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+# Of this process, in all its runs: jax stops a job where this count is one more than the largest
+# that any process had come to, and not later. Steps begin anew in another run, or far on in one
+# resumed, and a signal that came between two loops would be lost.
+_CALLS = itertools.count(1)
 
 
 class StopSignal:
@@ -31,10 +37,10 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = number
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after `step`; with several processes, the same answer on all of them."""
+    def agreed(self) -> bool:
+        """Whether to stop after this step; all processes ask after each, and get one answer."""
         if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
+            if multihost_utils.reached_preemption_sync_point(next(_CALLS)):
                 self.received = self.received or signal.SIGTERM
                 return True
             return False

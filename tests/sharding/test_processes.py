@@ -1,7 +1,8 @@
-"""What goes wrong on the first process of a job is told to all: none waits for the others."""
+"""Processes of one job: what goes wrong on the first is told to all, and all stop together."""
 
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Ends each process with what it was told, as a user's error or as it is.
-PROCESS = """
-import sys
-import jax
-address, process, kind = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(process))
+ERROR = """
+import sys, types
+from imagen_video.cli.distributed import join
+join(types.SimpleNamespace(distributed=True), saves_when_stopped=True)
+kind = sys.argv[1]
 from imagen_video.sharding.processes import from_first
 def make():
     raise {"ValueError": ValueError, "KeyError": KeyError}[kind]("samples")
@@ -23,30 +24,84 @@ try:
 except Exception as error:
     print("told", type(error).__name__, error, flush=True)
 """
+# A training that ran through its steps, SIGTERM for one process, another training's later steps.
+PREEMPTED = """
+import os, signal, sys, time, types
+import jax
+from imagen_video.cli.distributed import join
+join(types.SimpleNamespace(distributed=True), saves_when_stopped=True)
+from imagen_video.training.stop_signal import StopSignal
+with StopSignal() as stop:
+    assert not any(stop.agreed() for step in range(int(sys.argv[1])))
+if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+with StopSignal() as stop:
+    for step in range(5000, 5400):
+        time.sleep(0.05)
+        if stop.agreed():
+            print("told", step, stop.received, flush=True)
+            break
+"""
+SAMPLING = """
+import time, types
+from imagen_video.cli.distributed import join
+join(types.SimpleNamespace(distributed=True))
+print("told to sample", flush=True)
+time.sleep(100)
+"""
 
 
-@pytest.mark.parametrize(
-    ("kind", "first", "second"),
-    [
-        ("ValueError", "told ValueError samples", "told ValueError samples"),
-        # Not a user's mistake: its type is told, too.
-        ("KeyError", "told KeyError 'samples'", "told ValueError KeyError('samples')"),
-    ],
-)
-def test_every_error_of_the_first_process_reaches_the_second(kind, first, second):
+def processes_of(program, *arguments):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    processes = [
+    job = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(number), kind],
+            [sys.executable, "-c", program, *arguments],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=os.environ | job | {"JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             text=True,
         )
         for number in range(2)
     ]
+
+
+def told(processes):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    told = [[line for line in text.splitlines() if line.startswith("told")] for text in outputs]
-    assert told == [[first], [second]]
+    return [
+        [line.removeprefix("told ") for line in text.splitlines() if line.startswith("told ")]
+        for text in outputs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("ValueError", "ValueError samples", "ValueError samples"),
+        # Not a user's mistake: its type is told, too.
+        ("KeyError", "KeyError 'samples'", "ValueError KeyError('samples')"),
+    ],
+)
+def test_every_error_of_the_first_process_reaches_the_second(kind, first, second):
+    assert told(processes_of(ERROR, kind)) == [[first], [second]]
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_signal_before_a_run_or_between_two_stops_all_at_one_of_the_next_steps(steps_before):
+    (first,), (second,) = told(processes_of(PREEMPTED, str(steps_before)))
+    assert first == second
+    step, received = first.split()
+    assert 5000 <= int(step) < 5399 and int(received) == signal.SIGTERM
+
+
+def test_a_command_that_saves_as_it_goes_ends_at_sigterm():
+    processes = processes_of(SAMPLING)
+    for process in processes:
+        while (line := process.stdout.readline()) and not line.startswith("told"):
+            pass
+        assert line == "told to sample\n"
+    for process in processes:
+        process.terminate()
+    assert [process.wait(timeout=30) for process in processes] == [-signal.SIGTERM] * 2
