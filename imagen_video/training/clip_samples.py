@@ -20,7 +20,7 @@ from imagen_video.contact_sheet import contact_sheet, joined
 from imagen_video.data.embedding_cache import EmbeddingCache
 from imagen_video.sampling import keys as sampling_keys
 from imagen_video.sharding.layout import Layout
-from imagen_video.sharding.processes import is_first, whole
+from imagen_video.sharding.processes import from_first, is_first, whole
 from imagen_video.training.loop import Hook
 from imagen_video.training.metric_writer import MetricWriter
 from imagen_video.training.run_text import RunText, encode_fn, frozen_params
@@ -81,17 +81,20 @@ def sample_hook(
     videos = functools.cache(videos)
 
     def call(state: TrainState, writer: MetricWriter) -> None:
-        batch, step = videos(), int(state.step)
+        step = int(state.step)
+        path = epath.Path(workdir) / FOLDER / f"step_{step:08d}.png"
+        if from_first(path.exists):
+            return
+        batch = videos()
         params, digest = state.ema_params, text.digest
         model = StageModel(stage=window, params=params, text_digest=digest, layout=layout)
         clips = to_uint8(np.asarray(whole(sample_clips(model, sampling, batch, text=text))))
         if not is_first():
             return
-        picture, path = _picture(window, clips, batch, text), epath.Path(workdir) / FOLDER
-        path.mkdir(parents=True, exist_ok=True)
-        path /= f"step_{step:08d}.png"
-        write_image(path, picture)
+        picture = _picture(window, clips, batch, text)
         writer.image(step, FOLDER, picture)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, picture)
         logging.info("step %d: %s", step, path)
 
     return Hook(every=samples.every, call=call)

@@ -96,7 +96,8 @@ class Hook:
     Attributes:
       every: steps between calls; the last step always has one.
       call: (state, writer) on every process, after the step's checkpoint. The state's arrays are
-        given up when it returns.
+        given up when it returns. A run that goes on from such a step calls once more, for it may
+        have been killed before: what has been done is not to be done again.
     """
 
     every: int
@@ -192,6 +193,9 @@ def train(
         ):
             reports = _Reports(config, writer, progress, saved.get("reports"))
             previous = None
+            for hook in hooks if start else ():  # A kill may have come before or amid its call.
+                if start % hook.every == 0 or start == config.num_steps:
+                    hook.call(state, writer)
             for step in range(start + 1, config.num_steps + 1):
                 batch = to_devices(next(batches), batch_sharding)
                 state, metrics = train_step(state, batch, *frozen)

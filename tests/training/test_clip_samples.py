@@ -43,6 +43,13 @@ def test_a_picture_shows_what_the_averaged_weights_sample_and_changes_nothing(tm
     wanted = joined([sheet(*pair) for pair in zip(clips, captions)], columns=2)
     found = np.array(Image.open(tmp_path / "run" / "samples" / pictures[-1]))
     np.testing.assert_array_equal(found, wanted)
+    # One that a kill has left out is made when the run goes on, the others are left alone.
+    folder = tmp_path / "run" / "samples"
+    before, kept = (folder / pictures[-1]).read_bytes(), (folder / pictures[0]).stat()
+    (folder / pictures[-1]).unlink()
+    train_stage(run, text=text_model(), workdir=str(tmp_path / "run"))
+    assert (folder / pictures[-1]).read_bytes() == before
+    assert (folder / pictures[0]).stat().st_mtime_ns == kept.st_mtime_ns
 
 
 def test_a_super_resolution_stage_is_shown_beside_what_it_was_given(tmp_path):

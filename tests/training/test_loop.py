@@ -264,6 +264,11 @@ def test_hooks_see_the_state_at_their_steps_and_at_the_end(tmp_path):
     hook = Hook(every=3, call=lambda state, writer: seen.append(int(state.step)))
     run(tmp_path, config_of(8), hooks=(hook,))
     assert seen == [3, 6, 8]
+    # Killed after a checkpoint, it may not have been called: it is when the run goes on.
+    for num_steps, again in ((8, [8]), (10, [9, 10])):
+        seen.clear()
+        run(tmp_path, config_of(num_steps), hooks=(hook,))
+        assert seen == again
 
 
 def test_bad_batches_are_skipped_and_counted_and_too_many_end_the_run(tmp_path):
