@@ -1,5 +1,6 @@
 """One training run of one stage: its data on its grid, its objective, the loop."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -172,6 +173,8 @@ def unseen_videos(run: StageRun, text: RunText, *, count: int) -> dict[str, Any]
 def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]:
     """Returns the captions that the run may read: of clips, and of still images if it packs any.
 
+    One that trains on images alone is sampled and measured on clips.
+
     Raises:
       ValueError: an epoch has more than `most` captions of a kind.
     """
@@ -183,8 +186,8 @@ def training_captions(run: StageRun, *, most: int = 10_000_000) -> Iterator[str]
         )
     return (
         source.caption(index, split="train", is_image=is_image)
-        for is_image, wanted in ((False, share < 1), (True, share > 0))
-        for index in range(source.size if wanted else 0)
+        for is_image in ((False, True) if share > 0 else (False,))
+        for index in range(source.size)
     )
 
 
@@ -232,17 +235,18 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
         hooks.append(
             sample_hook(run.samples, window, videos, text=text, workdir=workdir, layout=layout)
         )
-    return train(
-        init_fn=init_fn,
-        loss_fn=loss_fn,
-        batches=make_batches(run, text, layout),
-        config=run.train,
-        workdir=workdir,
-        hooks=hooks,
-        frozen=frozen_params(text, layout),
-        run_config={"run": records.to_dict(run), "text_digest": text.digest},
-        **placement(run.stage, run.train, layout),
-    )
+    with contextlib.closing(make_batches(run, text, layout)) as batches:
+        return train(
+            init_fn=init_fn,
+            loss_fn=loss_fn,
+            batches=batches,
+            config=run.train,
+            workdir=workdir,
+            hooks=hooks,
+            frozen=frozen_params(text, layout),
+            run_config={"run": records.to_dict(run), "text_digest": text.digest},
+            **placement(run.stage, run.train, layout),
+        )
 
 
 def check_text(stage: Stage, text: RunText) -> None:
