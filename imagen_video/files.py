@@ -43,6 +43,8 @@ def any_path(path: str | os.PathLike) -> epath.Path:
 def _named(path: str | os.PathLike) -> str:
     if not os.fspath(path):
         raise ValueError("a file or folder has an empty name")
+    if os.fspath(path).startswith("~"):
+        raise ValueError(f"{path}: no shell has replaced the ~, as after =; write $HOME")
     return os.fspath(path)
 
 

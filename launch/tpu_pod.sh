@@ -54,7 +54,7 @@ source "$here/slices.sh"
 source "$here/job.sh"
 source "$here/worker_logs.sh"
 
-zone="" project="" runtime_version="" git="" ref="main" spot="" reserved="" keep="" max_retries=10
+zone="" project="" runtime_version="" git="" ref="" spot="" reserved="" keep="" max_retries=10
 create_flag=() ssh_flag=()
 read_options "command= config= workdir= out= slice= zone= project= name= spot reserved \
 runtime_version= git= ref= logs= max_retries= poll_seconds= create_flag[]= ssh_flag[]= keep dry_run" "$@"
@@ -62,6 +62,7 @@ require_options slice zone
 complete_slice
 [[ -n $git ]] || check_config_is_here
 [[ -z $spot || -z $reserved ]] || mistake "--spot and --reserved exclude each other"
+[[ -n $git || -z $ref ]] || mistake "--ref needs --git: without it this working tree is installed"
 check_whole_number max_retries
 check_seconds poll_seconds
 accelerator="$(accelerator_type "$slice")"
@@ -241,7 +242,7 @@ install_project() {
   note "installing on all workers, which takes some minutes"
   if [[ -n $git ]]; then
     fetch="$(quoted git clone --quiet "$git" imagen-video)"
-    fetch+=" && $(quoted git -C imagen-video checkout --quiet "$ref")"
+    fetch+=" && $(quoted git -C imagen-video checkout --quiet "${ref:-main}")"
   else
     run "$attempt/install.log" "${copy[@]}" || status=$?
   fi

@@ -18,6 +18,10 @@ if [[ -z ${1:-} || $1 == -* ]]; then
 fi
 workdir="$1"
 shift
+if [[ $workdir == *://* ]]; then
+  echo "error: WORKDIR must lie on a disk: $workdir" >&2
+  exit 2
+fi
 stages=()
 while [[ $# -gt 0 && $1 != -- ]]; do
   stages+=("$1")
@@ -38,8 +42,8 @@ for stage in "${stages[@]}"; do
   [[ $stage == text ]] && config=configs/text_encoder.py
   # tsr3 does what tsr2 does at twice the frame rate: it starts from what tsr2 has learned.
   start=()
-  if [[ $stage == tsr3 && -d "$workdir/tsr2/checkpoints" ]]; then
-    start=("--config.train.init_from=$workdir/tsr2")
+  if [[ $stage == tsr3 && -f "$workdir/weights/tsr2.safetensors" ]]; then
+    start=("--config.train.init_from=$workdir/weights/tsr2.safetensors")
   fi
   echo "== $stage"
   "$VENV/bin/imagen-video" train --config "$config" --workdir "$workdir/$stage" \

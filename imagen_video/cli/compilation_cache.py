@@ -12,6 +12,6 @@ def use_compilation_cache() -> None:
     The cached program is the same program: results keep their bits.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "imagen_video" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -122,14 +122,15 @@ def _prepared(folder: pathlib.Path, field: str) -> Iterator[str]:
     tfds = _needed("tensorflow_datasets", folder)
     try:
         builder = tfds.builder_from_directory(folder)
+        splits = {name: builder.as_data_source(name) for name in sorted(builder.info.splits)}
     except Exception as error:  # Of protobuf, of versions, of features: whatever TFDS meets.
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder}: no prepared dataset ({reason})") from error
     _check_columns(folder, list(builder.info.features), field)
     # Of a record nothing else is decoded, no clip.
     caption = tfds.features.FeaturesDict({field: builder.info.features[field]})
-    for split in sorted(builder.info.splits):
-        for i, record in enumerate(builder.as_data_source(split).data_source):
+    for split, source in splits.items():
+        for i, record in enumerate(source.data_source):
             value = caption.deserialize_example_np(record)[field]
             value = value.decode() if isinstance(value, bytes) else value
             yield _checked(value, f"{folder}: {split} {i}")

@@ -85,9 +85,9 @@ class Checkpoints:
             "optimizer": _optimizer_part(like),
         }
         parts = {name: jax.tree.map(_placed, part) for name, part in parts.items()}
-        stored = self._manager.item_metadata(step)
         for name, part in parts.items():
-            check_fit(stored[name].tree, part, where=f"{self._directory / str(step)}: {name}")
+            where = f"{self._directory / str(step)}: {name}"
+            check_fit(_stored(self._manager, self._directory, step, name), part, where=where)
         read = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -139,7 +139,7 @@ def restore_params(
     manager = _open(path, ocp.CheckpointManagerOptions(create=False))
     try:
         step = _checked_step(manager, path, step)
-        stored = manager.item_metadata(step)[name].tree
+        stored = _stored(manager, path, step, name)
         if like is None:
             # Numpy leaves ask for numpy arrays back; their memory is never touched.
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
@@ -182,7 +182,7 @@ def _open(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkp
 def _absolute(directory: str) -> epath.Path:
     """Orbax takes no relative paths; a bucket's address is absolute already."""
     path = epath.Path(directory)
-    return path if "://" in directory else path.expanduser().resolve()
+    return path if "://" in directory else path.resolve()
 
 
 def _optimizer_part(state: TrainState) -> dict[str, Any]:
@@ -194,10 +194,19 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def _stored(manager: ocp.CheckpointManager, path: epath.Path, step: int, name: str) -> Any:
+    try:
+        return manager.item_metadata(step)[name].tree
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"{path / str(step)}: no checkpoint of this library ({name})") from error
+
+
 def _checked_step(manager: ocp.CheckpointManager, path: epath.Path, step: int | None) -> int:
     steps = manager.all_steps()
     if step is None and steps:
         return max(steps)
+    if step is None:
+        raise ValueError(f"{path}: no whole checkpoint there yet")
     if step not in steps:
         raise ValueError(f"{path}: no checkpoint of step {step}, there are {sorted(steps)}")
     return step

@@ -27,6 +27,18 @@ def test_a_url_is_refused_by_name(tmp_path, monkeypatch, capsys, command):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_home_that_no_shell_has_replaced_is_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ["train", CONFIG, "--workdir=~/runs/base"],
+        ["sample", "--prompt=a red circle", "--weights=~/runs", "--out=out"],
+        ["evaluate", "--out=~/out"],
+    ):
+        assert main(command) == 2
+        assert "no shell has replaced the ~, as after =; write $HOME" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_compiled_programs_text_goes_where_it_can_be_written(tmp_path, capsys):
     program = ["compile", CONFIG, "--slice=v5e:2x2", "--program=sample"]
     assert main([*program, f"--hlo={URL}"]) == 2

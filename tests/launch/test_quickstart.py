@@ -70,6 +70,17 @@ def test_an_unset_variable_is_no_prompt_and_no_folder(script):
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
 
+def test_the_demonstration_is_trained_on_a_disk():
+    done = subprocess.run(
+        ["bash", LAUNCH / "train_demo.sh", "gs://b/runs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: WORKDIR must lie on a disk: gs://b/runs\n"
+
+
 def test_the_folder_is_named_after_the_prompt(quickstart):
     assert quickstart("a red circle").out == "samples/a-red-circle"
     # Where the name is not all of the prompt, others have the same: a checksum tells them apart.

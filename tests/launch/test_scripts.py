@@ -50,6 +50,7 @@ def test_help_explains_every_option(checkout, script):
         ([*POD, "--workdir=/home/me"], "--workdir '/home/me' is not in Cloud Storage"),
         ([*POD, "--config=configs/stages/bass.py"], "is no file of this repository"),
         ([*POD, "--spot", "--reserved"], "--spot and --reserved exclude"),
+        ([*POD, "--ref=v1"], "--ref needs --git"),
         ([*POD, "--name=Base"], "--name 'Base'"),
         ([*POD, "--max_retries=many"], "--max_retries 'many' is not a whole number"),
         ([*POD, "--poll_seconds=1m"], "--poll_seconds '1m' is not a number"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from imagen_video.training.checkpoints import Checkpoints, restore_params
@@ -50,6 +51,17 @@ def test_everything_comes_back(tmp_path, optimizer):
     assert_same_bits(again, state)
     assert saved["data"] == data and saved["config"] == {"stage": "base"}
     assert saved["reports"] == [{"loss": 0.1}]
+
+
+def test_anothers_checkpoint_is_refused_by_name(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(3, args=ocp.args.StandardSave({"w": jnp.ones(2)}))
+    with pytest.raises(ValueError, match=r"checkpoints/3: no checkpoint of this library \(ema_par"):
+        restore_params(str(folder))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no whole checkpoint there yet"):
+        restore_params(str(tmp_path / "empty"))
 
 
 def test_the_last_and_every_nth_are_kept(tmp_path):
