@@ -206,7 +206,7 @@ def _checked_step(manager: ocp.CheckpointManager, path: epath.Path, step: int | 
     if step is None and steps:
         return max(steps)
     if step is None:
-        raise ValueError(f"{path}: no whole checkpoint there yet")
+        raise ValueError(f"{path}: no checkpoint there that is whole")
     if step not in steps:
         raise ValueError(f"{path}: no checkpoint of step {step}, there are {sorted(steps)}")
     return step

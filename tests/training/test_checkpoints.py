@@ -60,7 +60,7 @@ def test_anothers_checkpoint_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoints/3: no checkpoint of this library \(ema_par"):
         restore_params(str(folder))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no whole checkpoint there yet"):
+    with pytest.raises(ValueError, match="empty: no checkpoint there that is whole"):
         restore_params(str(tmp_path / "empty"))
 
 

@@ -93,6 +93,9 @@ class Killed:
     def set_state(self, state):
         self._batches.set_state(state)
 
+    def close(self):
+        self._batches.close()
+
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
