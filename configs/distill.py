@@ -112,6 +112,10 @@ def demo(config: ConfigDict, name: str) -> None:
     71.5 and 75.0% with the student in the package (README); with that ladder's guided student in
     16 DDIM steps (--distilled=sr) 74.5% both times, with the original in 64 steps 75.5 and 76.0%,
     each ± 3: perhaps half of the loss comes with the 8 steps.
+
+    Nor did ssr1's student gain by 8 steps and a longer ladder (distillation.final_steps=8,
+    guided.num_steps=1200, halving.num_steps=600: 77 min beside other work): with it 72.0, 74.0,
+    72.0 and 73.5% at --seed 0 to 3, with that of 4 steps in the package 71.5, 75.0, 72.0 and 72.5%.
     """
     config.guided.update(num_steps=4000 if name == "base" else 600, ema_decay=0.99)
     config.halving.num_steps = 1000 if name == "base" else 200
