@@ -4,9 +4,8 @@
 
 A recipe is fields by dotted path; flags of the command line win over it. On a slice that no recipe
 names, sampling cuts a clip's frames over all chips, and other programs run with the config as it
-is: rows and parameters cut over all chips. Those of the README's table, but for rows with *, have
-been compiled for their slices as they are here (`bash launch/compile_all.sh DIR` compiles all);
-none has run on one.
+is: rows and parameters cut over all chips. All have been compiled for their slices as they are here
+(README's table; `bash launch/compile_all.sh DIR` compiles them anew); none has run on one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
@@ -58,7 +57,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "tsr1": {
         "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
-        **distill("v5p:4x4x4"),
+        **distill("v5p:4x4x4", guide=2, halve=2),
     },
     "ssr1": {
         "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
