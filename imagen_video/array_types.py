@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Key
 Video = Float[Array, "b f h w c"]
 Image = Float[Array, "b h w c"]
 LogSNR = Float[Array, " b"] | Float[Array, "b f"]
+# The largest log-SNR of a schedule, in nats; the least is its negative. Networks tell none apart
+# that lie farther out. From Video Diffusion Models (arXiv 2204.03458).
+MAX_LOGSNR = 20.0
 KeyArray = Key[Array, "..."]
 
 

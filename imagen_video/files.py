@@ -22,7 +22,8 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
     Raises:
       ValueError: it is a URL, such as gs://bucket/name, which would be a folder `gs:`; or empty, as
-        an unset variable of the shell is, which would be the working directory.
+        an unset variable of the shell is, which would be the working directory; or begins with a ~
+        that no shell has replaced, which would be a folder `~`.
     """
     if "://" in _named(path):
         raise ValueError(f"{path}: must be a path on a disk of this machine, or a mounted one")
@@ -33,7 +34,7 @@ def any_path(path: str | os.PathLike) -> epath.Path:
     """Returns what may lie on a disk or in a bucket of Cloud Storage, gs://BUCKET/NAME.
 
     Raises:
-      ValueError: it is another URL, or empty.
+      ValueError: it is another URL, or empty, or begins with ~.
     """
     if "://" in _named(path) and not re.match("gs://[^/:]", os.fspath(path)):
         raise ValueError(f"{path}: must be a path on a disk, or gs://BUCKET/NAME")

@@ -43,7 +43,7 @@ for stage in "${stages[@]}"; do
   # tsr3 does what tsr2 does at twice the frame rate: it starts from what tsr2 has learned.
   start=()
   if [[ $stage == tsr3 && -f "$workdir/weights/tsr2.safetensors" ]]; then
-    start=("--config.train.init_from=$workdir/weights/tsr2.safetensors")
+    start=("--config.train.init_from=$workdir/tsr2")
   fi
   echo "== $stage"
   "$VENV/bin/imagen-video" train --config "$config" --workdir "$workdir/$stage" \

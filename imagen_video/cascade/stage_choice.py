@@ -16,7 +16,7 @@ def chosen_stages(choice: str, *, field: str) -> frozenset[str]:
       field: the option, for the message.
 
     Raises:
-      ValueError: one of the names is no stage.
+      ValueError: one of the names is no stage, or a group among several.
     """
     if choice in _GROUPS:
         return frozenset(_GROUPS[choice])

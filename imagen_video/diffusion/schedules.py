@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-MAX_LOGSNR = 20.0  # Farther from 0 no network tells log-SNRs apart: `embeddings.bounded_time`.
+from imagen_video.array_types import MAX_LOGSNR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

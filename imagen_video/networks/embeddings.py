@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from imagen_video.array_types import MAX_LOGSNR
 from imagen_video.sharding import axes
 
 
@@ -16,7 +17,7 @@ def bounded_time(logsnr: Float[Array, "..."]) -> Float[Array, "..."]:
     A log-SNR times 1000 would alias in the sinusoids; arctan(exp(-logsnr / 2)) / (pi / 2) is the
     input the authors' distillation code feeds ("inv_cos", arXiv 2202.00512).
     """
-    return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20.0, 20.0))) / (0.5 * math.pi)
+    return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -MAX_LOGSNR, MAX_LOGSNR))) / (0.5 * math.pi)
 
 
 def sinusoidal(values: Float[Array, "..."], dim: int) -> Float[Array, "... dim"]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -143,6 +144,10 @@ def test_a_prepared_dataset_gives_the_captions_of_all_its_splits(tmp_path):
     ]
     assert found == expected and len(found) == 12 + 1 + 10 + 1
     assert "no column 'text'; it has" in error(builder.data_path, field="text")
+    # As if it were in TFDS's usual format, of which no record can be read by its number.
+    info = pathlib.Path(builder.data_path) / "dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    assert "no prepared dataset (Random access data source" in error(builder.data_path)
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])

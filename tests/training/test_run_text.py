@@ -30,7 +30,12 @@ from imagen_video.training.run_text import (
     frozen_params,
     load_run_text,
 )
-from imagen_video.training.stage_run import make_batches, train_stage, training_captions
+from imagen_video.training.stage_run import (
+    make_batches,
+    train_stage,
+    training_captions,
+    unseen_videos,
+)
 from imagen_video.training.state import init_state
 from imagen_video.training.step import make_train_step
 
@@ -47,6 +52,15 @@ def cache(tmp_path_factory):
     root = tmp_path_factory.mktemp("embeddings") / "cache"
     embed_captions(training_captions(run_of()), text_model(), root, shard_captions=16)
     return root
+
+
+def test_a_run_on_images_alone_has_the_captions_of_clips_too_for_it_is_sampled_on_them():
+    run = run_of()
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, image_share=1.0))
+    captions = list(training_captions(run))
+    for tokens in unseen_videos(run, text_model(), count=4)["tokens"]:
+        shown = text_model().tokenizer.decode(tokens)  # truncated, if it is long
+        assert any(caption.startswith(shown) for caption in captions)
 
 
 @pytest.fixture(scope="module")
