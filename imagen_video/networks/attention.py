@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from imagen_video.networks.captions import captions_of_frames
 from imagen_video.networks.norms import GroupNorm
+from imagen_video.networks.residual import residual
 from imagen_video.networks.softmax import softmax
 from imagen_video.networks.tiles import store_as_written
 from imagen_video.sharding import axes
@@ -150,7 +151,7 @@ class SpatialAttention(nn.Module):
         p = softmax(jnp.where(mask, logits, -jnp.inf), -1)
         out = jnp.einsum(f"bfn{pixels}k,{keys}->bf{pixels}nd", p, v)
         out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)
-        return h + out_projection(channels, dtype=self.dtype)(out)
+        return residual(h, out_projection(channels, dtype=self.dtype)(out))
 
 
 def _join(

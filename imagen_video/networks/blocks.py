@@ -18,13 +18,15 @@ from jaxtyping import Array, Float
 from imagen_video.networks.attention import READ, SpatialAttention
 from imagen_video.networks.conditioning import Context
 from imagen_video.networks.norms import STATISTICS
+from imagen_video.networks.residual import SUM
 from imagen_video.networks.resnet import SpaceTimeBlock
 from imagen_video.networks.softmax import PROBABILITIES
+from imagen_video.networks.tiles import frames_first
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
 # What is small beside what it takes to compute it again.
-_KEPT = (PROBABILITIES, READ, STATISTICS)
+_KEPT = (PROBABILITIES, READ, STATISTICS, SUM)
 
 
 def _is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -62,6 +64,7 @@ class BlockStack:
     scan: bool
     remat: Literal["none", "blocks", "products"]
     dtype: str
+    order: str
     layout: Layout | None
 
 
@@ -69,13 +72,13 @@ class _Step(SpaceTimeBlock):
     """A SpaceTimeBlock in the form that `nn.scan` calls: (carry, broadcast) -> (carry, None)."""
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b f h w c"], context: Context) -> tuple[Array, None]:
+    def __call__(self, h: Float[Array, "*clip c"], context: Context) -> tuple[Array, None]:
         return SpaceTimeBlock.__call__(self, h, context), None
 
 
 def stack(
-    config: BlockStack, h: Float[Array, "b f h w c"], context: Context, *, name: str
-) -> Float[Array, "b f h w c2"]:
+    config: BlockStack, h: Float[Array, "*clip c"], context: Context, *, name: str
+) -> Float[Array, "*clip c2"]:
     """Runs the blocks, then the attention once per stack; called in a Linen module's scope.
 
     Blocks are named `{name}_0`, `{name}_1`, ... Where `scan` is set and there are three or more,
@@ -98,6 +101,7 @@ def stack(
         temporal=config.temporal,
         max_offset=config.max_offset,
         dtype=dtype,
+        order=config.order,
         layout=config.layout,
     )
     scan = config.scan and config.num_blocks >= 3
@@ -123,7 +127,9 @@ def stack(
             layout=config.layout,
             name=f"{name}_attention",
         )
-        h = attention(h, context.tokens, context.text_mask, context.caption_index)
+        h = frames_first(attention, config.order)(
+            h, context.tokens, context.text_mask, context.caption_index
+        )
     return h
 
 

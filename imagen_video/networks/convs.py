@@ -14,12 +14,12 @@ from jax.lax import conv_general_dilated as lax_conv
 from jax.lax import dynamic_update_slice_in_dim
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from imagen_video.networks.kernel_gradient import conv
 from imagen_video.networks.tiles import (
+    CLIPS_IN_TILES,
     FRAMES_FIRST,
-    PIXELS_FIRST,
     TILE_ROWS,
     axis_names,
     frames_on_several_tpus,
@@ -30,7 +30,8 @@ from imagen_video.sharding.halo import with_halo
 from imagen_video.sharding.layout import Layout, gather_fsdp
 
 KERNEL_AXES = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
-_HWNC = ("HWNC", "HWIO", "HWNC")
+# What a TPU has tiles full of, of clips in the order of `tiles`, is a convolution's batch.
+_IN_TILES = ("HWDNC", "HWDIO", "HWDNC")
 _NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros_init()
@@ -80,17 +81,16 @@ class SpatialConv(nn.Module):
         letters = self.order.split()
         sizes = h.shape[letters.index("h")], h.shape[letters.index("w")]
         rows, columns = (_same(self.kernel, self.stride, size) for size in sizes)
-        folded = {FRAMES_FIRST: "(b f) h w c", PIXELS_FIRST: "h w (b f) c"}[self.order]
 
         def convolve(h: Array, kernel: Array, rows: tuple[int, int]) -> Array:
-            frames = h.shape[letters.index("f")]
-            h = rearrange(h, f"{self.order} -> {folded}")
             strides, padding = (self.stride, self.stride), (rows, columns)
             if self.order == FRAMES_FIRST:
+                folded, frames = "(b f) h w c", h.shape[1]
+                h = rearrange(h, f"{self.order} -> {folded}")
                 h = conv(h, kernel, strides=strides, padding=padding)
-            else:
-                h = lax_conv(h, kernel, strides, padding, dimension_numbers=_HWNC)
-            return rearrange(h, f"{folded} -> {self.order}", f=frames)
+                return rearrange(h, f"{folded} -> {self.order}", f=frames)
+            strides, padding = (*strides, 1), (*padding, (0, 0))
+            return lax_conv(h, kernel[:, :, None], strides, padding, dimension_numbers=_IN_TILES)
 
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         h = _on_blocks(
@@ -108,16 +108,26 @@ class TemporalConv(nn.Module):
 
     features: int
     dtype: DTypeLike = jnp.float32
+    order: str = FRAMES_FIRST
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c2"]:
-        """Maps [b f h w c] to [b f h w features]."""
+    def __call__(
+        self, h: Float[Array, "*clip c"], is_image: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "*clip c2"]:
+        """Maps [b f h w c] to [b f h w features], without a bias in rows where is_image."""
         kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
+        if is_image is not None:
+            rows = " ".join(x if x in "bc" else "1" for x in self.order.split())
+            bias = rearrange(jnp.where(is_image[:, None], 0.0, bias), f"b c -> {rows}")
 
-        by_columns = frames_on_several_tpus(self.layout, h)
+        by_columns = self.order == FRAMES_FIRST and frames_on_several_tpus(self.layout, h)
 
         def convolve(h: Array, kernel: Array, frames: tuple[int, int]) -> Array:
+            if self.order == CLIPS_IN_TILES:
+                padding = ((0, 0), (0, 0), frames)
+                kernel = kernel[None].swapaxes(1, 2)
+                return lax_conv(h, kernel, (1, 1, 1), padding, dimension_numbers=_IN_TILES)
             over_frames = _over_frames_by_columns if by_columns else _over_frames
             if frames != (0, 0):
                 return over_frames(h, kernel)
@@ -130,8 +140,9 @@ class TemporalConv(nn.Module):
             return put(h, h[:, -1:] + after @ kernel[2, 0], last)
 
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
-        h = _on_blocks(self.layout, convolve, h, kernel, "f", (1, 1))
-        return store(self.layout, h, FRAMES_FIRST) + bias.astype(self.dtype)
+        h = _on_blocks(self.layout, convolve, h, kernel, "f", (1, 1), order=self.order)
+        h = store(self.layout, h, FRAMES_FIRST, order=self.order)
+        return h + bias.astype(self.dtype)
 
 
 def _over_frames(
@@ -224,9 +235,12 @@ def _on_blocks(
     )(h, kernel)
 
 
-def upsample_nearest(h: Float[Array, "b f h w c"], factor: int) -> Float[Array, "b f h2 w2 c"]:
-    """Repeats each pixel `factor` times along height and width.
+def upsample_nearest(
+    h: Float[Array, "*clip c"], factor: int, *, order: str = FRAMES_FIRST
+) -> Float[Array, "*clip2 c"]:
+    """Repeats each pixel `factor` times along height and width, of clips in `order`.
 
     As one broadcast: its gradient is one sum, where that of two repeats is two.
     """
-    return repeat(h, "b f h w c -> b f (h p) (w q) c", p=factor, q=factor)
+    larger = order.replace("h", "(h p)").replace("w", "(w q)")
+    return repeat(h, f"{order} -> {larger}", p=factor, q=factor)

@@ -14,7 +14,14 @@ from imagen_video.networks.conditioning import Context
 from imagen_video.networks.convs import SpatialConv, TemporalConv
 from imagen_video.networks.embeddings import dense
 from imagen_video.networks.norms import GroupNorm
-from imagen_video.networks.tiles import FRAMES_FIRST, PIXELS_FIRST, spatial_order, store
+from imagen_video.networks.residual import residual
+from imagen_video.networks.tiles import (
+    FRAMES_FIRST,
+    FRAMES_IN_TILES,
+    axis_names,
+    frames_first,
+    store,
+)
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
 
@@ -25,24 +32,28 @@ class ResnetBlock(nn.Module):
     FiLM scales and shifts after the second norm by a linear map of the embedding (scale-shift
     norm, arXiv 2105.05233). The second convolution starts at zero. A 1x1 convolution carries the
     skip path where the width changes.
+
+    Attributes:
+      features: channels out.
+      order: of the clip's axes, in and out.
+      layout: as in `SpaceTimeBlock`.
     """
 
     features: int
     groups: int
     dtype: DTypeLike = jnp.float32
+    order: str = FRAMES_FIRST
     layout: Layout | None = None
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "b f h w c"], emb: Float[Array, "b f1 e"]
-    ) -> Float[Array, "b f h w c2"]:
-        """Returns [b f h w features]; emb is [b 1 e], one for all frames, or [b f e]."""
-        order = spatial_order(self.layout)
-        norm = functools.partial(GroupNorm, dtype=self.dtype, order=order)
+        self, h: Float[Array, "*clip c"], emb: Float[Array, "b f1 e"]
+    ) -> Float[Array, "*clip c2"]:
+        """Returns h with its `features`; emb is [b 1 e], one for all frames, or [b f e]."""
+        norm = functools.partial(GroupNorm, dtype=self.dtype, order=self.order)
         conv = functools.partial(
-            SpatialConv, self.features, dtype=self.dtype, order=order, layout=self.layout
+            SpatialConv, self.features, dtype=self.dtype, order=self.order, layout=self.layout
         )
-        h = rearrange(h, f"{FRAMES_FIRST} -> {order}")
         skip = h
         h = norm(_divisor(h.shape[-1], self.groups), name="norm1")(h)
         h = conv(name="conv1")(nn.swish(h))
@@ -51,7 +62,7 @@ class ResnetBlock(nn.Module):
         h = conv(zero_init=True, name="conv2")(nn.swish(h))
         if skip.shape[-1] != self.features:
             skip = conv(kernel=1, name="skip")(skip)
-        return rearrange(skip + h, f"{order} -> {FRAMES_FIRST}")
+        return residual(skip, h)
 
 
 def _divisor(channels: int, groups: int) -> int:
@@ -66,19 +77,25 @@ class TemporalConvBlock(nn.Module):
 
     groups: int
     dtype: DTypeLike = jnp.float32
+    order: str = FRAMES_FIRST
     layout: Layout | None = None
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "b f h w c"], is_image: Bool[Array, " b"] | None = None
-    ) -> Float[Array, "b f h w c"]:
+        self, h: Float[Array, "*clip c"], is_image: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "*clip c"]:
         """Returns h plus the convolution, or h itself in rows where is_image."""
-        norm = GroupNorm(self.groups, dtype=self.dtype, name="norm")
-        mixed = nn.swish(norm(h, store(self.layout, h, FRAMES_FIRST)))
-        mixed = TemporalConv(h.shape[-1], dtype=self.dtype, layout=self.layout, name="conv")(mixed)
-        if is_image is not None:
-            mixed = jnp.where(is_image[:, None, None, None, None], 0.0, mixed)
-        return store(self.layout, h + mixed, PIXELS_FIRST)
+        # Frames along a tile's rows would have to change places in it.
+        order = FRAMES_FIRST if self.order == FRAMES_IN_TILES else self.order
+        h = rearrange(h, f"{self.order} -> {order}")
+        norm = GroupNorm(self.groups, dtype=self.dtype, order=order, name="norm")
+        # In rows of images zeros, which the convolution makes zeros of.
+        mixed = nn.swish(norm(h, store(self.layout, h, FRAMES_FIRST, order=order), zero=is_image))
+        conv = TemporalConv(
+            h.shape[-1], dtype=self.dtype, order=order, layout=self.layout, name="conv"
+        )
+        h = store(self.layout, h + conv(mixed, is_image), FRAMES_IN_TILES, order=order)
+        return rearrange(h, f"{order} -> {self.order}")
 
 
 class SpaceTimeBlock(nn.Module):
@@ -89,6 +106,7 @@ class SpaceTimeBlock(nn.Module):
       attention: "self" (pixels and caption), "cross" (caption alone) or "none".
       temporal: "attention" (base) or "convolution" (super-resolution stages).
       max_offset: reach of the relative position embeddings, where temporal is "attention".
+      order: of the clip's axes, in and out.
       layout: how activations are spread over devices; None leaves that open.
     """
 
@@ -99,38 +117,35 @@ class SpaceTimeBlock(nn.Module):
     temporal: Literal["attention", "convolution"]
     max_offset: int
     dtype: DTypeLike = jnp.float32
+    order: str = FRAMES_FIRST
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(
-        self, h: Float[Array, "b f h w c"], context: Context
-    ) -> Float[Array, "b f h w c2"]:
-        """Returns [b f h w features]."""
-        h = constrain(self.layout, h, axes.CLIP)
-        resnet = ResnetBlock(
-            self.features, self.groups, dtype=self.dtype, layout=self.layout, name="resnet"
+    def __call__(self, h: Float[Array, "*clip c"], context: Context) -> Float[Array, "*clip c2"]:
+        """Returns h with its `features`."""
+        h = constrain(self.layout, h, axis_names(self.order))
+        fields = dict(dtype=self.dtype, layout=self.layout)
+        h = ResnetBlock(self.features, self.groups, order=self.order, name="resnet", **fields)(
+            h, context.emb
         )
-        h = resnet(h, context.emb)
         if self.attention != "none":
-            h = SpatialAttention(
-                self.head_dim,
-                self.groups,
-                attend_pixels=self.attention == "self",
-                dtype=self.dtype,
-                layout=self.layout,
-                name="spatial",
+            h = frames_first(
+                SpatialAttention(
+                    self.head_dim,
+                    self.groups,
+                    attend_pixels=self.attention == "self",
+                    name="spatial",
+                    **fields,
+                ),
+                self.order,
             )(h, context.tokens, context.text_mask, context.caption_index)
         if self.temporal == "attention":
-            temporal = TemporalAttention(
-                self.head_dim,
-                self.groups,
-                self.max_offset,
-                dtype=self.dtype,
-                layout=self.layout,
-                name="temporal",
+            temporal = frames_first(
+                TemporalAttention(
+                    self.head_dim, self.groups, self.max_offset, name="temporal", **fields
+                ),
+                self.order,
             )
         else:
-            temporal = TemporalConvBlock(
-                self.groups, dtype=self.dtype, layout=self.layout, name="temporal"
-            )
+            temporal = TemporalConvBlock(self.groups, order=self.order, name="temporal", **fields)
         return temporal(h, context.is_image)

@@ -1,18 +1,19 @@
 """How clips lie in a TPU's memory, whose tiles have 8 rows of 128 channels.
 
-XLA's convolutions over height and width lay frames along a tile's rows, those over frames lay
-columns there, and its layouts follow the order of axes in the program. Where that order or a
-constraint says the same, norms, FiLM and swish become part of the convolutions; else each is a
-pass through memory (our choice; compiler's estimates: README). Without a layout and on other
-platforms nothing is reordered.
+XLA's convolutions lay what they take for the batch along a tile's rows, and their layouts follow
+the order of axes in the program. Where that order is the one in memory, and no axes are folded
+between them, norms, FiLM, swish and sums become part of the convolutions; else each is a pass
+through memory (our choice; compiler's estimates: README). Without a layout and on other platforms
+nothing is reordered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+from einops import rearrange
 from jax.experimental.layout import Layout as MemoryOrder
 from jax.experimental.layout import with_layout_constraint
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from imagen_video.sharding import axes
@@ -20,37 +21,57 @@ from imagen_video.sharding.layout import Layout
 
 TILE_ROWS = 8
 FRAMES_FIRST = "b f h w c"
-PIXELS_FIRST = "h w b f c"
+# Both have pixels first; a tile's rows are frames of one clip, or clips.
+FRAMES_IN_TILES = "h w b f c"
+CLIPS_IN_TILES = "h w f b c"
 
 _NAMES = dict(zip(FRAMES_FIRST.split(), axes.CLIP, strict=True))
 
 
 def axis_names(order: str) -> tuple[str, ...]:
-    """Returns the logical axes of a clip whose dimensions stand in `order`."""
+    """Returns the logical axes of a clip whose axes stand in `order`."""
     return tuple(_NAMES[letter] for letter in order.split())
 
 
-def spatial_order(layout: Layout | None) -> str:
-    """Returns the order of axes in which frames are convolved one by one."""
-    return PIXELS_FIRST if layout is not None and layout.on_tpu else FRAMES_FIRST
+def clip_order(layout: Layout | None, clip: Float[Array, "b f h w c"]) -> str:
+    """Returns the order of axes in which a network is best computed, by the shape of its input.
+
+    On TPUs pixels come first; along a tile's rows lie clips, where a device has so many, or frames.
+    """
+    if layout is None or not layout.on_tpu:
+        return FRAMES_FIRST
+    clips = clip.shape[:1]
+    (clips,) = layout.sharding((axes.BATCH,), clips).shard_shape(clips)
+    return CLIPS_IN_TILES if clips % TILE_ROWS == 0 else FRAMES_IN_TILES
+
+
+def frames_first(module: Callable[..., Array], order: str) -> Callable[..., Array]:
+    """Returns what `module` does with clips [b f h w c], of clips in `order`."""
+
+    def in_order(h: Float[Array, "*clip c"], *args: Any) -> Float[Array, "*clip c2"]:
+        h = module(rearrange(h, f"{order} -> {FRAMES_FIRST}"), *args)
+        return rearrange(h, f"{FRAMES_FIRST} -> {order}")
+
+    return in_order
 
 
 def frames_on_several_tpus(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
     """Whether a clip's frames lie on several TPUs."""
-    return layout is not None and layout.on_tpu and _spec(layout, h)[1] is not None
+    return layout is not None and layout.on_tpu and layout.spec(axes.CLIP, h.shape)[1] is not None
 
 
 def store(
-    layout: Layout | None, h: Float[Array, "b f h w c"], order: str
-) -> Float[Array, "b f h w c"]:
-    """Returns h as it is, in `order` in memory where its frames lie on several TPUs.
+    layout: Layout | None, h: Float[Array, "*clip c"], memory: str, *, order: str
+) -> Float[Array, "*clip c"]:
+    """Returns h as it is, in the order `memory` in memory, where its frames lie on several TPUs.
 
-    Elsewhere the compiler's own choice has taken less time.
+    Elsewhere, and where `order`, that of its axes, is not FRAMES_FIRST, the compiler's own choice
+    has taken less time.
     """
-    if not frames_on_several_tpus(layout, h):
+    if order != FRAMES_FIRST or not frames_on_several_tpus(layout, h):
         return h
-    letters = FRAMES_FIRST.split()
-    return _in_memory(layout, h, axes.CLIP, [letters.index(letter) for letter in order.split()])
+    letters = order.split()
+    return _in_memory(layout, h, axes.CLIP, [letters.index(letter) for letter in memory.split()])
 
 
 def store_as_written(
@@ -81,7 +102,3 @@ def _in_memory(
         out_specs=spec,
         check_vma=False,
     )(x)
-
-
-def _spec(layout: Layout, h: Array) -> PartitionSpec:
-    return layout.spec(axes.CLIP, h.shape)

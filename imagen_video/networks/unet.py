@@ -13,6 +13,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -23,6 +24,7 @@ from imagen_video.networks.convs import SpatialConv, upsample_nearest
 from imagen_video.networks.norms import GroupNorm
 from imagen_video.networks.patches import depth_to_space, space_to_depth
 from imagen_video.networks.resnet import ResnetBlock
+from imagen_video.networks.tiles import FRAMES_FIRST, axis_names, clip_order
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout, constrain
 
@@ -179,33 +181,39 @@ class VideoUNet(nn.Module):
         x = z_t if cond.low_res is None else jnp.concatenate([z_t, cond.low_res], axis=-1)
         x = constrain(self.layout, x, axes.PIXELS)
         x = space_to_depth(x.astype(dtype), config.space_to_depth)
-        stem = self._conv(config.stem_channels, name="stem")(x)
+        order = clip_order(self.layout, x)
+        fields = dict(dtype=dtype, order=order)
+        x = rearrange(x, f"{FRAMES_FIRST} -> {order}")
+        stem = self._conv(config.stem_channels, order, name="stem")(x)
         h, skips = stem, []
         for level in range(len(config.channels)):
-            h = self._down(level, h, context)
+            h = self._down(level, h, context, order)
             skips.append(h)
         for level in reversed(range(len(config.channels))):
-            h = self._up(level, h, skips[level], context)
-        h = constrain(self.layout, _join(h, stem), axes.CLIP)
+            h = self._up(level, h, skips[level], context, order)
+        h = constrain(self.layout, _join(h, stem), axis_names(order))
         last = ResnetBlock(
-            config.stem_channels, config.groups, dtype=dtype, layout=self.layout, name="last"
+            config.stem_channels, config.groups, layout=self.layout, name="last", **fields
         )
         h = last(h, context.emb)
-        h = nn.swish(GroupNorm(config.groups, dtype=dtype, name="out_norm")(h))
+        h = nn.swish(GroupNorm(config.groups, name="out_norm", **fields)(h))
         channels = z_t.shape[-1] * config.space_to_depth**2
-        h = self._conv(channels, zero_init=True, name="out")(h)
+        h = self._conv(channels, order, zero_init=True, name="out")(h)
+        h = rearrange(h, f"{order} -> {FRAMES_FIRST}")
         h = depth_to_space(h, config.space_to_depth).astype(jnp.float32)
         return constrain(self.layout, h, axes.PIXELS)
 
-    def _down(self, level: int, h: Array, context: Context) -> Float[Array, "b f h w c"]:
+    def _down(self, level: int, h: Array, context: Context, order: str) -> Float[Array, "*clip c"]:
         """DBlock: strided convolution to the level's width, then its blocks."""
         config = self.config
         conv = self._conv(
-            config.channels[level], stride=config.strides[level], name=f"down_{level}_conv"
+            config.channels[level], order, stride=config.strides[level], name=f"down_{level}_conv"
         )
-        return blocks.stack(self._blocks(level), conv(h), context, name=f"down_{level}")
+        return blocks.stack(self._blocks(level, order), conv(h), context, name=f"down_{level}")
 
-    def _up(self, level: int, h: Array, skip: Array, context: Context) -> Float[Array, "b f h w c"]:
+    def _up(
+        self, level: int, h: Array, skip: Array, context: Context, order: str
+    ) -> Float[Array, "*clip c"]:
         """UBlock: join the skip (but at the lowest level, where h is the skip), blocks, convolution
         to the next width up, nearest upsampling.
         """
@@ -213,18 +221,19 @@ class VideoUNet(nn.Module):
         if level < len(config.channels) - 1:
             h = _join(h, skip)
             if config.project_skips:
-                h = self._conv(config.channels[level], kernel=1, name=f"up_{level}_join")(h)
-        h = blocks.stack(self._blocks(level), h, context, name=f"up_{level}")
+                width = config.channels[level]
+                h = self._conv(width, order, kernel=1, name=f"up_{level}_join")(h)
+        h = blocks.stack(self._blocks(level, order), h, context, name=f"up_{level}")
         width = config.channels[level - 1] if level else config.stem_channels
-        conv = self._conv(width, name=f"up_{level}_conv")
-        return upsample_nearest(conv(h), config.strides[level])
+        conv = self._conv(width, order, name=f"up_{level}_conv")
+        return upsample_nearest(conv(h), config.strides[level], order=order)
 
-    def _conv(self, features: int, **fields) -> SpatialConv:
+    def _conv(self, features: int, order: str, **fields) -> SpatialConv:
         """A convolution in the network's dtype and layout."""
         dtype = jnp.dtype(self.config.dtype)
-        return SpatialConv(features, dtype=dtype, layout=self.layout, **fields)
+        return SpatialConv(features, dtype=dtype, order=order, layout=self.layout, **fields)
 
-    def _blocks(self, level: int) -> blocks.BlockStack:
+    def _blocks(self, level: int, order: str) -> blocks.BlockStack:
         """What the DBlock and the UBlock of a level are made of."""
         config = self.config
         return blocks.BlockStack(
@@ -239,6 +248,7 @@ class VideoUNet(nn.Module):
             scan=config.scan_blocks and level >= config.unrolled_levels,
             remat=config.remat,
             dtype=config.dtype,
+            order=order,
             layout=self.layout,
         )
 
@@ -268,6 +278,6 @@ def _init_boxed(config: UNetConfig, key: KeyArray) -> dict[str, Any]:
     return VideoUNet(config).init(key, z_t, jnp.zeros((1,)), cond)["params"]
 
 
-def _join(h: Float[Array, "b f h w c"], skip: Float[Array, "b f h w c2"]) -> Array:
+def _join(h: Float[Array, "*clip c"], skip: Float[Array, "*clip c2"]) -> Array:
     """Concatenates a long skip, scaled by 1/sqrt(2) (arXiv 2205.11487, B.1)."""
     return jnp.concatenate([h, skip * 2**-0.5], axis=-1)

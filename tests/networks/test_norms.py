@@ -8,10 +8,10 @@ import pytest
 from einops import rearrange
 
 from imagen_video.networks.norms import GroupNorm
-from imagen_video.networks.tiles import FRAMES_FIRST, PIXELS_FIRST
+from imagen_video.networks.tiles import CLIPS_IN_TILES, FRAMES_FIRST, FRAMES_IN_TILES
 
 
-@pytest.mark.parametrize("order", [FRAMES_FIRST, PIXELS_FIRST])
+@pytest.mark.parametrize("order", [FRAMES_FIRST, FRAMES_IN_TILES, CLIPS_IN_TILES])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_each_frame_is_normalised_as_flax_normalises_it_alone(order, dtype, tolerance):
     h = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6), dtype)
@@ -42,14 +42,17 @@ def test_each_frame_is_normalised_as_flax_normalises_it_alone(order, dtype, tole
         )
 
 
+@pytest.mark.parametrize("order", [FRAMES_FIRST, FRAMES_IN_TILES, CLIPS_IN_TILES])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_film_scales_and_shifts_what_was_normalised(frames):
+def test_film_scales_and_shifts_what_was_normalised(frames, order):
     h = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
     film = jax.random.normal(jax.random.key(1), (2, frames, 12))
     params = {"group_norm": {"scale": 1 + jnp.arange(6.0) / 6, "bias": jnp.arange(6.0) - 2}}
 
     def at_once(h, film):
-        return GroupNorm(2).apply({"params": params}, h, film=film)
+        norm = GroupNorm(2, order=order)
+        h = norm.apply({"params": params}, rearrange(h, f"{FRAMES_FIRST} -> {order}"), film=film)
+        return rearrange(h, f"{order} -> {FRAMES_FIRST}")
 
     def afterwards(h, film):
         scale, shift = (x[:, :, None, None] for x in jnp.split(film, 2, axis=-1))
@@ -60,3 +63,19 @@ def test_film_scales_and_shifts_what_was_normalised(frames):
     np.testing.assert_allclose(found, expected, atol=2e-5)
     for actual, other in zip(vjp(h**2), expected_vjp(h**2)):
         np.testing.assert_allclose(actual, other, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [FRAMES_FIRST, CLIPS_IN_TILES])
+def test_rows_to_be_zero_are_and_others_are_as_without(order):
+    h = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+    params = {"group_norm": {"scale": 1 + jnp.arange(6.0) / 6, "bias": jnp.arange(6.0) - 2}}
+    zero = jnp.array([True, False])
+
+    def normed(h, zero):
+        norm = GroupNorm(2, order=order)
+        h = norm.apply({"params": params}, rearrange(h, f"{FRAMES_FIRST} -> {order}"), zero=zero)
+        return rearrange(h, f"{order} -> {FRAMES_FIRST}")
+
+    np.testing.assert_array_equal(normed(h, zero)[0], 0)
+    np.testing.assert_array_equal(normed(h, zero)[1], normed(h, None)[1])
+    np.testing.assert_array_equal(jax.grad(lambda h: (normed(h, zero) ** 3).sum())(h)[0], 0)
