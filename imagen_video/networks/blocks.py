@@ -25,7 +25,8 @@ from imagen_video.networks.tiles import frames_first
 from imagen_video.sharding import axes
 from imagen_video.sharding.layout import Layout
 
-# What is small beside what it takes to compute it again.
+# What is small beside what it takes to compute it again; sums of residual branches take the place
+# of the branch's last product.
 _KEPT = (PROBABILITIES, READ, STATISTICS, SUM)
 
 
@@ -51,7 +52,7 @@ REMATERIALISED = {"blocks": None, "products": _is_kept}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockStack:
-    """What one DBlock or UBlock repeats: fields of `UNetConfig` for one level, scanned or not."""
+    """What one DBlock or UBlock repeats: `UNetConfig` for one level, and how its clips lie."""
 
     features: int
     num_blocks: int

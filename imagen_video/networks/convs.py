@@ -1,6 +1,7 @@
 """Space-only and time-only convolutions of the separable U-Net (arXiv 2210.02303, Fig. 7).
 
-Both run on folded axes, with the weights of the equal 3-D ones (our choice).
+With frames first both run on folded axes, else as 3-D convolutions with a window of one along
+axes that they do not mix (our choice).
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from imagen_video.sharding.halo import with_halo
 from imagen_video.sharding.layout import Layout, gather_fsdp
 
 KERNEL_AXES = (axes.KERNEL, axes.KERNEL, axes.IN, axes.OUT)
-# What a TPU has tiles full of, of clips in the order of `tiles`, is a convolution's batch.
+# Of clips with pixels first (`tiles`): what lies along a tile's rows is a convolution's batch.
 _IN_TILES = ("HWDNC", "HWDIO", "HWDNC")
 _NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 _LECUN = nn.initializers.lecun_normal()
@@ -104,6 +105,11 @@ class TemporalConv(nn.Module):
 
     The kernel length 3 and zero padding at both ends are our choice: arXiv 2210.02303 section 2.3
     names temporal convolutions without their size.
+
+    Attributes:
+      features: output channels.
+      order: of the clip's axes, in and out: FRAMES_FIRST or CLIPS_IN_TILES.
+      layout: as in `SpatialConv`.
     """
 
     features: int
@@ -115,11 +121,21 @@ class TemporalConv(nn.Module):
     def __call__(
         self, h: Float[Array, "*clip c"], is_image: Bool[Array, " b"] | None = None
     ) -> Float[Array, "*clip c2"]:
-        """Maps [b f h w c] to [b f h w features], without a bias in rows where is_image."""
+        """Maps [b f h w c] to [b f h w features], or so in another `order`.
+
+        Args:
+          h: the clip.
+          is_image: rows without a bias: where h is zero, so is the output.
+
+        Raises:
+          ValueError: `order` is neither of the two.
+        """
+        if self.order not in (FRAMES_FIRST, CLIPS_IN_TILES):
+            raise ValueError(f"order: frames cannot be convolved over in {self.order!r}")
         kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
         if is_image is not None:
-            rows = " ".join(x if x in "bc" else "1" for x in self.order.split())
-            bias = rearrange(jnp.where(is_image[:, None], 0.0, bias), f"b c -> {rows}")
+            aligned = " ".join(x if x in "bc" else "1" for x in self.order.split())
+            bias = rearrange(jnp.where(is_image[:, None], 0.0, bias), f"b c -> {aligned}")
 
         by_columns = self.order == FRAMES_FIRST and frames_on_several_tpus(self.layout, h)
 

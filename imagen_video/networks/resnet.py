@@ -85,11 +85,11 @@ class TemporalConvBlock(nn.Module):
         self, h: Float[Array, "*clip c"], is_image: Bool[Array, " b"] | None = None
     ) -> Float[Array, "*clip c"]:
         """Returns h plus the convolution, or h itself in rows where is_image."""
-        # Frames along a tile's rows would have to change places in it.
+        # A convolution over frames would mix a tile's rows, so frames leave them first.
         order = FRAMES_FIRST if self.order == FRAMES_IN_TILES else self.order
         h = rearrange(h, f"{self.order} -> {order}")
         norm = GroupNorm(self.groups, dtype=self.dtype, order=order, name="norm")
-        # In rows of images zeros, which the convolution makes zeros of.
+        # Zeros in rows of images, of which swish and the convolution make zeros.
         mixed = nn.swish(norm(h, store(self.layout, h, FRAMES_FIRST, order=order), zero=is_image))
         conv = TemporalConv(
             h.shape[-1], dtype=self.dtype, order=order, layout=self.layout, name="conv"

@@ -21,7 +21,7 @@ from imagen_video.sharding.layout import Layout
 
 TILE_ROWS = 8
 FRAMES_FIRST = "b f h w c"
-# Both have pixels first; a tile's rows are frames of one clip, or clips.
+# Pixels first; a tile's rows are frames of one clip, or one frame of several clips.
 FRAMES_IN_TILES = "h w b f c"
 CLIPS_IN_TILES = "h w f b c"
 
@@ -36,12 +36,13 @@ def axis_names(order: str) -> tuple[str, ...]:
 def clip_order(layout: Layout | None, clip: Float[Array, "b f h w c"]) -> str:
     """Returns the order of axes in which a network is best computed, by the shape of its input.
 
-    On TPUs pixels come first; along a tile's rows lie clips, where a device has so many, or frames.
+    On TPUs pixels come first; along a tile's rows lie clips, where a device has a multiple of
+    eight, else frames.
     """
     if layout is None or not layout.on_tpu:
         return FRAMES_FIRST
-    clips = clip.shape[:1]
-    (clips,) = layout.sharding((axes.BATCH,), clips).shard_shape(clips)
+    batch = clip.shape[:1]
+    (clips,) = layout.sharding((axes.BATCH,), batch).shard_shape(batch)
     return CLIPS_IN_TILES if clips % TILE_ROWS == 0 else FRAMES_IN_TILES
 
 
@@ -70,7 +71,7 @@ def store(
     """
     if order != FRAMES_FIRST or not frames_on_several_tpus(layout, h):
         return h
-    letters = order.split()
+    letters = FRAMES_FIRST.split()
     return _in_memory(layout, h, axes.CLIP, [letters.index(letter) for letter in memory.split()])
 
 

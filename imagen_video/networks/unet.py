@@ -74,8 +74,8 @@ class UNetConfig:
         a UBlock's blocks, so that all blocks of a level are equal and, scanned, one compiled body
         each way. Otherwise the first block reads both, at the price of a body of its own.
       remat: what the backward pass recomputes: "none", "blocks" (all inside a block), or "products"
-        (what is element by element; of a block it finds convolutions, projections, the norms'
-        statistics, attention's probabilities and what attention read).
+        (what is element by element; of a block it finds convolutions, projections, sums of
+        residual branches, the norms' statistics, attention's probabilities and what it read).
       dtype: compute dtype name; parameters are float32.
     """
 

@@ -1,7 +1,15 @@
 """A block in the order that a TPU's tiles want computes what it does in any other."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from einops import rearrange
 from fake_devices import printed_on
+
+from imagen_video.networks.convs import TemporalConv
+from imagen_video.networks.resnet import TemporalConvBlock
+from imagen_video.networks.tiles import CLIPS_IN_TILES, FRAMES_FIRST, FRAMES_IN_TILES
 
 # Devices of a CPU that call themselves TPUs: orders and layouts of memory are taken, values are
 # those of a CPU.
@@ -93,3 +101,51 @@ ATTENDING = BLOCKS.replace('temporal="convolution"', 'temporal="attention"').rep
 @pytest.mark.parametrize("program", [BLOCKS, ATTENDING], ids=["convolution", "attention"])
 def test_a_block_for_tpus_equals_the_block_for_one_device(program):
     assert "equal blocks" in printed_on(8, program)
+
+
+@pytest.mark.parametrize("order", [FRAMES_FIRST, FRAMES_IN_TILES, CLIPS_IN_TILES])
+def test_images_pass_a_temporal_convolution_as_they_are(order):
+    h = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 8))
+    h = rearrange(h, f"{FRAMES_FIRST} -> {order}")
+    is_image = jnp.array([True, False])
+    block = TemporalConvBlock(groups=2, order=order)
+    params = block.init(jax.random.key(1), h)
+    # Biases too, which begin as zeros.
+    params = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    images, videos = (
+        rearrange(block.apply(params, h, mask), f"{order} -> {FRAMES_FIRST}")
+        for mask in (is_image, None)
+    )
+    clip = rearrange(h, f"{order} -> {FRAMES_FIRST}")
+    np.testing.assert_array_equal(images[0], clip[0])
+    np.testing.assert_array_equal(images[1], videos[1])
+    assert float(jnp.abs(videos - clip).min()) > 0
+
+
+def test_frames_along_the_rows_of_a_tile_are_not_convolved_over():
+    h = jnp.zeros((4, 5, 2, 3, 8))
+    with pytest.raises(ValueError, match=r"^order: "):
+        TemporalConv(8, order=FRAMES_IN_TILES).init(jax.random.key(0), h)
+
+
+ORDERS = """
+    import jax
+    from imagen_video.networks.tiles import CLIPS_IN_TILES, FRAMES_IN_TILES, clip_order
+    from imagen_video.sharding.layout import Layout
+    from imagen_video.sharding.mesh import MeshShape, make_mesh
+
+    Layout.on_tpu = True
+    for clips, data, order in (
+        (8, 1, CLIPS_IN_TILES), (12, 1, FRAMES_IN_TILES), (8, 2, FRAMES_IN_TILES),
+        (16, 2, CLIPS_IN_TILES), (8, 3, CLIPS_IN_TILES),  # 3 do not divide 8: all on each
+    ):
+        mesh = MeshShape(data=data, fsdp=1, context=1, tensor=1)
+        layout = Layout(mesh=make_mesh(mesh, jax.devices()[:data]))
+        clip = jax.ShapeDtypeStruct((clips, 4, 6, 6, 3), "float32")
+        assert clip_order(layout, clip) == order, (clips, data)
+    print("right orders")
+"""
+
+
+def test_clips_lie_in_tiles_where_a_device_has_a_multiple_of_eight():
+    assert "right orders" in printed_on(3, ORDERS)

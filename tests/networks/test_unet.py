@@ -10,8 +10,11 @@ import pytest
 
 from imagen_video.array_types import Conditioning
 from imagen_video.networks.blocks import is_scanned, stack_layers, unstack_layers
+from imagen_video.networks.tiles import CLIPS_IN_TILES, FRAMES_IN_TILES, clip_order
 from imagen_video.networks.unet import UNetConfig, VideoUNet, init_params
 from imagen_video.profiling.flops import count_flops
+from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.mesh import MeshShape, make_mesh
 
 FRAMES, TOKENS = 4, 5
 BASE = UNetConfig(
@@ -73,11 +76,11 @@ def network(config):
 
 
 @functools.cache
-def gradient(config):
+def gradient(config, layout=None):
     """Value and gradient of the mean square output, compiled once for all tests."""
 
     def loss(params, *args):
-        return jnp.mean(VideoUNet(config).apply({"params": params}, *args) ** 2)
+        return jnp.mean(VideoUNet(config, layout).apply({"params": params}, *args) ** 2)
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -262,6 +265,28 @@ def test_rematerialisation_changes_no_gradient(kind, remat):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected
     )
+
+
+@pytest.mark.parametrize(
+    "kind, rows, order",
+    [("sr", 2, FRAMES_IN_TILES), ("sr", 8, CLIPS_IN_TILES), ("base", 8, CLIPS_IN_TILES)],
+)
+def test_in_the_orders_of_tpus_the_network_is_the_same_function(kind, rows, order, monkeypatch):
+    # A CPU that calls itself a TPU takes its orders, and computes them as they are written.
+    monkeypatch.setattr(Layout, "on_tpu", True)
+    layout = Layout(mesh=make_mesh(MeshShape(fsdp=1), jax.devices()[:1]))
+    config = dataclasses.replace(SMALL_KINDS[kind], remat="products")
+    z, logsnr, cond = inputs(config, batch=rows)
+    cond = dataclasses.replace(cond, is_image=jnp.arange(rows) % 2 == 0)
+    assert clip_order(layout, z) == order
+    params = network(config)[0]
+    (loss, found), (expected_loss, expected) = (
+        gradient(config, where)(params, z, logsnr, cond) for where in (layout, None)
+    )
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)
+    for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(leaf, other, rtol=2e-3, atol=2e-3 * scale)
 
 
 def test_initialised_network_predicts_zero():
