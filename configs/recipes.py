@@ -31,8 +31,8 @@ def sample(*slice_names: str) -> dict[str, dict[str, object]]:
     """Returns the recipes of a sampler step.
 
     Eight frames a chip make the most of it (the base, of 16 on four chips, has four): XLA's
-    convolutions lay what they take for the batch along the eight rows of a tile, frames where a
-    chip has less than eight clips, and copy each activation where there are fewer.
+    convolutions lay what they take for the batch along the eight rows of a tile, frames
+    where a chip has no multiple of eight clips, and copy each activation where there are fewer.
     """
     return dict.fromkeys(slice_names, FRAMES)
 

@@ -28,12 +28,15 @@ BLOCK = """
     from imagen_video.sharding.layout import Layout
     from imagen_video.sharding.mesh import MeshShape, make_mesh
 
+    def block(**fields):
+        return SpaceTimeBlock(
+            features=256, groups=32, head_dim=64, attention="none", temporal="convolution",
+            max_offset=31, dtype="bfloat16", **fields,
+        )
+
     def evaluation(params, h, emb):
         order = clip_order(layout, h)
-        module = SpaceTimeBlock(
-            features=256, groups=32, head_dim=64, attention="none", temporal="convolution",
-            max_offset=31, dtype="bfloat16", order=order, layout=layout,
-        )
+        module = block(order=order, layout=layout)
         h = module.apply(params, rearrange(h, f"{FRAMES_FIRST} -> {order}"), context(emb))
         return rearrange(h, f"{order} -> {FRAMES_FIRST}")
 
@@ -45,11 +48,7 @@ BLOCK = """
         return Context(emb=emb, tokens=None, text_mask=None, caption_index=None, is_image=None)
 
     def init(h, emb):
-        module = SpaceTimeBlock(
-            features=256, groups=32, head_dim=64, attention="none", temporal="convolution",
-            max_offset=31,
-        )
-        return module.init(jax.random.key(0), h, context(emb))
+        return block().init(jax.random.key(0), h, context(emb))
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     mesh = make_mesh(MeshShape(MESH), devices)
