@@ -98,7 +98,7 @@ def parse_program(text: str) -> Program:
         if header := _HEADER.match(line):
             name, lines = header[2], {}
             entry = name if header[1] else entry
-        elif line == "}" and name is not None:
+        elif line.startswith("}") and name is not None:
             computations[name] = Computation(name=name, instructions=lines)
             name = None
         elif name is not None and (found := _NAMED.match(line)):

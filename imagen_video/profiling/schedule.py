@@ -7,18 +7,16 @@ in flight cost only what is waited for.
 """
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from imagen_video.profiling.collectives import Collective, collective
 from imagen_video.profiling.hlo import Computation, Instruction, Program, trip_count
 from imagen_video.profiling.products import Convolution, convolution
 from imagen_video.profiling.slices import Chip
 from imagen_video.profiling.work import kind_of_work
 
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_CHAIN = re.compile(r'chain_id="(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -50,21 +48,12 @@ def program_cost(program: Program, chip: Chip) -> Cost:
     Raises:
       ValueError: it has a conditional, whose branches nothing here would count.
     """
-    sent, chains = Counter(), set()
-    for times, where, instruction in all_instructions(program):
-        if collective := _collective(where, instruction):
-            # One that is spread over several fusions appears in each of them, as a link of a chain.
-            chain = _CHAIN.search(instruction.attributes)
-            if chain and chain[1] in chains:
-                continue
-            chains.update(chain.groups() if chain else ())
-            sent[collective.kind] += times * collective.bytes_sent
     flops = sum(times * c.flops for c, times in convolutions(program).items())
     clock = _Clock(program, chip)
     clock.run(program.entry)
     return Cost(
         flops=flops,
-        collective_bytes=dict(sent),
+        collective_bytes=dict(clock.sent),
         seconds_of=dict(clock.spent.most_common()),
     )
 
@@ -102,42 +91,6 @@ def _body(program: Program, loop: Instruction) -> Computation:
     return program.computations[loop.attribute("body")]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Collective:
-    kind: str
-    bytes_sent: int
-
-
-def _collective(where: Computation, instruction: Instruction) -> _Collective | None:
-    """What a device sends in a ring of n: (n - 1) / n of the whole, twice that for a sum to all."""
-    kind = instruction.opcode.removesuffix("-start")
-    if kind not in _KINDS:
-        return None
-    size = sum(where.instructions[name].size for name in instruction.operands)
-    n = _group_size(instruction)
-    factor = {
-        "all-gather": n - 1,
-        "all-reduce": 2 * (n - 1) / n,
-        "reduce-scatter": (n - 1) / n,
-        "all-to-all": (n - 1) / n,
-        "collective-permute": 1,
-    }[kind]
-    return _Collective(kind=kind, bytes_sent=round(factor * size))
-
-
-def _group_size(instruction: Instruction) -> int:
-    """Devices that exchange, in each of the three forms that XLA prints."""
-    text = instruction.attributes
-    if match := re.search(r"replica_groups={{([\d,]*)}", text):
-        return match[1].count(",") + 1
-    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
-        return int(match[1])
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*{([^}]*)}", text):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", match[2]))
-    return 1
-
-
 class _Clock:
     """A core that runs instructions in order, beside two engines that move data.
 
@@ -148,6 +101,7 @@ class _Clock:
     def __init__(self, program: Program, chip: Chip):
         self._program, self._chip = program, chip
         self.spent: Counter[str] = Counter()  # seconds, by what they go into
+        self.sent: Counter[str] = Counter()  # bytes, by kind of collective
         self._now = 0.0
         self._free = {"memory": 0.0, "network": 0.0}
 
@@ -160,30 +114,40 @@ class _Clock:
                 self._loop(instruction)
             elif opcode == "call":
                 self.run(self._program.computations[instruction.attribute("to_apply")])
-            elif collective := _collective(where, instruction):
-                done = self._move("network", collective.bytes_sent / self._chip.ici_bytes)
-                if opcode.endswith("-start"):
-                    ready[name] = done
-                else:
-                    self._wait(done, "network")
+            elif found := collective(self._program, where, instruction):
+                self._exchange(found, ready)
+                self._compute(instruction)
             elif opcode in ("copy-start", "slice-start"):
                 ready[name] = self._move(
                     "memory", instruction.arrays[0].size / self._chip.hbm_bytes
                 )
             elif opcode.endswith("-done") and instruction.operands[0] in ready:
-                engine = "network" if opcode.removesuffix("-done") in _KINDS else "memory"
-                self._wait(ready[instruction.operands[0]], engine)
-            elif cycles := _CYCLES.search(instruction.attributes):
-                seconds = int(cycles[1]) / self._chip.clock_hz
-                self._spend(seconds, kind_of_work(self._program, instruction))
+                self._wait(ready[instruction.operands[0]], "memory")
+            else:
+                self._compute(instruction)
+
+    def _exchange(self, found: Collective, ready: dict[str, float]) -> None:
+        """Sends, waits, or neither, as its phase says; a chain begins with its first link."""
+        if found.phase == "whole" or found.name not in ready:
+            self.sent[found.kind] += found.sent
+            ready[found.name] = self._move("network", found.sent / self._chip.ici_bytes)
+        if found.phase in ("whole", "end"):
+            self._wait(ready[found.name], "network")
+
+    def _compute(self, instruction: Instruction) -> None:
+        if cycles := _CYCLES.search(instruction.attributes):
+            seconds = int(cycles[1]) / self._chip.clock_hz
+            self._spend(seconds, kind_of_work(self._program, instruction))
 
     def _loop(self, loop: Instruction) -> None:
         """Every turn takes as long as the first."""
-        before = self.spent.copy()
+        spent, sent = self.spent.copy(), self.sent.copy()
         self.run(_body(self._program, loop))
-        turn = self.spent - before
-        for kind, seconds in turn.items():
-            self._spend((_trips(self._program, loop) - 1) * seconds, kind)
+        more = _trips(self._program, loop) - 1
+        for kind, seconds in (self.spent - spent).items():
+            self._spend(more * seconds, kind)
+        for kind, size in (self.sent - sent).items():
+            self.sent[kind] += more * size
         self._free = {engine: min(free, self._now) for engine, free in self._free.items()}
 
     def _move(self, engine: str, seconds: float) -> float:

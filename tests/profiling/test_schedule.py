@@ -77,23 +77,88 @@ def test_bytes_of_a_ring(kind, sent, groups):
     assert found.seconds_of == pytest.approx({"waiting for network": sent / 1e5})
 
 
-def test_a_collective_spread_over_fusions_is_sent_once():
-    link = """%link{0} (x: f32[250]) -> f32[500] {{
+LINK = """%{0} (x: f32[250]) -> f32[500] {{
   %x = f32[250]{{0}} parameter(0)
-  ROOT %g = f32[500]{{0}} all-gather(%x), replica_groups={{{{0,1}}}}, frontend_attributes={{chain_id="{1}"}}
-}}"""  # noqa: E501
+  %g = f32[500]{{0}} all-gather(%x), replica_groups={{{{0,1}}}}, chain={{chain_id="{1}"}}
+  ROOT %c = f32[500]{{0}} custom-call(%g), custom_call_target="{2}"
+}}"""
+
+
+def test_a_collective_spread_over_fusions_is_sent_once():
     found = cost(
         f"""
   %p = f32[250]{{0}} parameter(0)
   %a = f32[500]{{0}} fusion(%p), calls=%link1, {cycles(100)}
   %b = f32[500]{{0}} fusion(%p), calls=%link2, {cycles(100)}
   ROOT %c = f32[500]{{0}} fusion(%p), calls=%link3, {cycles(100)}""",
-        link.format(1, 7),
-        link.format(2, 7),
-        link.format(3, 8),
+        LINK.format("link1", 7, "Other"),
+        LINK.format("link2", 7, "Other"),
+        LINK.format("link3", 8, "Other"),
     )
     assert found.collective_bytes == {"all-gather": 2000}
     assert found.seconds == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(
+    ("beside", "seconds", "waiting"),
+    # 1000 bytes take 10 ms over the network.
+    [(4_000, 11e-3, 6e-3), (30_000, 31e-3, 0)],
+)
+def test_a_chain_of_fusions_costs_what_is_waited_for_at_its_end(beside, seconds, waiting):
+    found = cost(
+        f"""
+  %p = f32[250]{{0}} parameter(0)
+  %s = f32[500]{{0}} fusion(%p), kind=kCustom, calls=%first
+  %a = f32[500]{{0}} fusion(%s), kind=kOutput, calls=%middle, {cycles(beside)}
+  %d = f32[500]{{0}} fusion(%a), kind=kCustom, calls=%last
+  ROOT %b = f32[] copy(%d), {cycles(1000)}""",
+        LINK.format("first", 3, "AsyncCollectiveStart"),
+        LINK.format("middle", 3, "Other"),
+        LINK.format("last", 3, "AsyncCollectiveDone"),
+    )
+    assert found.collective_bytes == {"all-gather": 1000}
+    assert found.seconds == pytest.approx(seconds)
+    assert found.seconds_of.get("waiting for network", 0) == pytest.approx(waiting)
+
+
+WRAPPED = """%sum (x: f32[1000]) -> f32[250] {
+  %x = f32[1000]{0} parameter(0)
+  ROOT %r = f32[250]{0} reduce-scatter(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+}, execution_thread="sparsecore"
+"""
+
+
+@pytest.mark.parametrize(("call", "calls"), [("async", "calls"), ("call", "to_apply")])
+@pytest.mark.parametrize(("beside", "waiting"), [(10_000, 20e-3), (50_000, 0)])
+def test_a_called_collective_costs_what_is_waited_for(call, calls, beside, waiting):
+    found = cost(
+        f"""
+  %p = f32[1000]{{0}} parameter(0)
+  %s = ((f32[1000]{{0}}), f32[250]{{0}}, u32[]) {call}-start(%p), {calls}=%sum
+  %a = f32[] copy(%p), {cycles(beside)}
+  ROOT %d = f32[250]{{0}} {call}-done(%s)""",
+        WRAPPED,
+    )
+    assert found.collective_bytes == {"reduce-scatter": 3000}
+    assert found.seconds_of.get("waiting for network", 0) == pytest.approx(waiting)
+
+
+def test_a_sum_that_is_cut_in_one_go_is_a_reduce_scatter_and_waited_for():
+    fused = """%fused_sum (x: f32[1000]) -> f32[250] {
+  %x = f32[1000]{0} parameter(0)
+  %i = s32[] constant(0)
+  %r = f32[1000]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %s = f32[250]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={250}
+}"""
+    found = cost(
+        """
+  %p = f32[1000]{0} parameter(0)
+  ROOT %f = f32[250]{0} fusion(%p), kind=kCustom, calls=%fused_sum, """
+        'backend_config={"collective_algorithm_config":{"emitter":"SingleInputAllReduceScatterFusion"}}',
+        fused,
+    )
+    assert found.collective_bytes == {"reduce-scatter": 3000}
+    assert found.seconds_of == pytest.approx({"waiting for network": 30e-3})
 
 
 BODY = """%cond (c: (s32[], f32[250])) -> pred[] {
