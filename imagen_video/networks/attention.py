@@ -3,15 +3,15 @@
 Height and width are folded into one axis of pixels, which fills a TPU's tiles where two small ones
 leave most of them empty. Where the height is cut over devices they stay two axes: folding would
 fold a cut axis and force a gather, which only the keys of a frame need. Letters: b f h w as ever; p
-pixels, height and width folded; k keys, a frame's pixels and its caption's tokens; g the frame of
-keys; t text token; n head; d head_dim.
+pixels, height and width folded; k keys, a frame's pixels, its caption's tokens or the null token;
+g the frame of keys; t text token; n head; d head_dim.
 """
 
 import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -62,10 +62,10 @@ def out_projection(features: int, *, dtype: DTypeLike, name: str = "out") -> nn.
 
 
 class TextKeys(nn.Module):
-    """Keys and values of the caption tokens plus one learned null token that is always attended.
+    """Keys and values of the caption tokens, and of one learned null token, always attended.
 
-    The null token keeps the softmax defined when a caption is dropped (our choice). Projections
-    run once per caption; the result is gathered to frames where rows pack several captions.
+    The null token keeps the softmax defined when a caption is dropped (our choice). It stands
+    apart, for 128 tokens fill a TPU's tiles, and 129 leave half of them empty.
     """
 
     heads: int
@@ -74,10 +74,9 @@ class TextKeys(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "m t e"], mask: Bool[Array, "m t"]
-    ) -> tuple[Float[Array, "m t1 n d"], Float[Array, "m t1 n d"], Bool[Array, "m t1"]]:
-        """Returns keys, values [m t+1 n d] and mask [m t+1]; the null token comes first."""
-        m = tokens.shape[0]
+        self, tokens: Float[Array, "m t e"]
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Returns key and value [1 n d] of the null token, then [m t n d] of the captions'."""
         shape = (1, 1, self.heads, self.head_dim)
         nulls = [
             self.param(
@@ -86,25 +85,22 @@ class TextKeys(nn.Module):
                     nn.initializers.normal(0.02), (None, None, axes.HEADS, axes.HEAD_DIM)
                 ),
                 shape,
-            ).astype(self.dtype)
+            ).astype(self.dtype)[0]
             for name in ("null_key", "null_value")
         ]
         project = [
             heads_projection(self.heads, self.head_dim, dtype=self.dtype, name=name)(tokens)
             for name in ("text_key", "text_value")
         ]
-        k, v = (
-            jnp.concatenate([jnp.broadcast_to(null, (m, *shape[1:])), p], axis=1)
-            for null, p in zip(nulls, project)
-        )
-        return k, v, jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        return tuple(nulls), tuple(project)
 
 
 class SpatialAttention(nn.Module):
     """Residual attention of a pixel over its frame and its caption (arXiv 2205.11487, B.1).
 
-    Caption keys and values stand in a row with those of the frame's pixels. With
-    `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial
+    One softmax is over the frame's pixels, its caption's tokens and the null token. Their keys are
+    three arrays: to join them, and cut their gradient again, took 3% of the base's training step.
+    With `attend_pixels=False` only the caption is read: cross-attention, for stages without spatial
     self-attention (arXiv 2210.02303 section 2.3).
     """
 
@@ -134,37 +130,33 @@ class SpatialAttention(nn.Module):
             return heads_projection(heads, self.head_dim, dtype=self.dtype, name=name)(normed)
 
         q = project("query") * self.head_dim**-0.5
-        k, v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(
-            tokens, text_mask
-        )
+        null, text = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(tokens)
         if caption_index is not None:
-            k, v, mask = (
-                captions_of_frames(a, caption_index, layout=self.layout) for a in (k, v, mask)
+            *text, text_mask = (
+                captions_of_frames(a, caption_index, layout=self.layout) for a in (*text, text_mask)
             )
+        parts = [null, text]
         if self.attend_pixels:
-            k, v = _join(project("key"), k), _join(project("value"), v)
-            before = [(0, 0)] * (mask.ndim - 1) + [(k.shape[2] - mask.shape[-1], 0)]
-            mask = jnp.pad(mask, before, constant_values=True)
-        mask = mask.reshape(len(mask), -1, *(1,) * (1 + len(pixels)), mask.shape[-1])
-        keys = "bfknd" if k.ndim == 5 else "bknd"
-        logits = jnp.einsum(f"bf{pixels}nd,{keys}->bfn{pixels}k", q, k)
-        p = softmax(jnp.where(mask, logits, -jnp.inf), -1)
-        out = jnp.einsum(f"bfn{pixels}k,{keys}->bf{pixels}nd", p, v)
+            parts.append((_of_frame(project("key")), _of_frame(project("value"))))
+        keys = {3: "knd", 4: "bknd", 5: "bfknd"}
+        logits = [jnp.einsum(f"bf{pixels}nd,{keys[k.ndim]}->bfn{pixels}k", q, k) for k, _ in parts]
+        shape = (len(text_mask), -1, *(1,) * (1 + len(pixels)), text_mask.shape[-1])
+        logits[1] = jnp.where(text_mask.reshape(shape), logits[1], -jnp.inf)
+        out = sum(
+            jnp.einsum(f"bfn{pixels}k,{keys[v.ndim]}->bf{pixels}nd", p, v)
+            for p, (_, v) in zip(softmax(logits, -1), parts)
+        )
         out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)
         return residual(h, out_projection(channels, dtype=self.dtype)(out))
 
 
-def _join(
-    of_pixels: Float[Array, "b f *p n d"], of_text: Float[Array, "b *f t n d"]
-) -> Float[Array, "b f k n d"]:
-    """Keys, or values, of a frame in a row: first all its pixels', then its caption's."""
+def _of_frame(of_pixels: Float[Array, "b f *p n d"]) -> Float[Array, "b f k n d"]:
+    """Keys, or values, of all pixels of a frame in a row."""
     if of_pixels.ndim == 6:
         # Gathered by the compiler's own choice of place: asked for by a constraint, XLA's CPU
         # devices waited for each other without end where heads were cut, too (jax 0.10.2).
         of_pixels = rearrange(of_pixels, "b f h w n d -> b f (h w) n d")
-    if of_text.ndim == 4:
-        of_text = repeat(of_text, "b t n d -> b f t n d", f=of_pixels.shape[1])
-    return jnp.concatenate([of_pixels, of_text], axis=2)
+    return of_pixels
 
 
 def _height_is_cut(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
@@ -227,7 +219,7 @@ class TemporalAttention(nn.Module):
             attended = jnp.where(is_image[:, None, None], itself, True)
             attended = attended.reshape(-1, 1, frames, frames, *(1,) * len(pixels))
             logits = jnp.where(attended, logits, -jnp.inf)
-        p = by_pixel(softmax(logits, 3))
+        p = by_pixel(softmax([logits], 3)[0])
         out = jnp.einsum(f"bnfg{pixels},bg{pixels}nd->bf{pixels}nd", p, v)
         out = out + jnp.einsum(f"bnfg{pixels},fgd->bf{pixels}nd", p, a_v)
         out = checkpoint_name(out.reshape(*h.shape[:-1], heads, self.head_dim), READ)

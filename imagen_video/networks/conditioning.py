@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import repeat
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -56,7 +57,12 @@ class TextPooling(nn.Module):
             nn.with_logical_partitioning(nn.initializers.normal(1.0), (axes.HEADS, axes.HEAD_DIM)),
             (heads, self.head_dim),
         ).astype(self.dtype)
-        k, v, mask = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(tokens, mask)
+        null, text = TextKeys(heads, self.head_dim, dtype=self.dtype, name="text")(tokens)
+        k, v = (
+            jnp.concatenate([repeat(first, "k n d -> m k n d", m=len(rest)), rest], axis=1)
+            for first, rest in zip(null, text)
+        )
+        mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         logits = jnp.einsum("nd,mtnd->mnt", query * self.head_dim**-0.5, k).astype(jnp.float32)
         p = nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf))
         pooled = jnp.einsum("mnt,mtnd->mnd", p.astype(self.dtype), v)

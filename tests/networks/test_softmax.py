@@ -16,19 +16,29 @@ def test_the_softmax_is_jaxs_and_its_gradient_too(axis):
     unseen = jnp.arange(logits.shape[axis]) == 2  # A key that half of the queries do not attend to.
     unseen = jnp.expand_dims(unseen, [i for i in range(5) if i != axis % 5])
     logits = logits.at[:, 1].set(jnp.where(unseen[0], -jnp.inf, logits[:, 1]))
-    found, vjp = jax.vjp(lambda x: softmax(x, axis), logits)
+    found, vjp = jax.vjp(lambda x: softmax([x], axis)[0], logits)
     expected, expected_vjp = jax.vjp(lambda x: jax.nn.softmax(x, axis=axis), logits)
     np.testing.assert_allclose(found, expected, atol=5e-6)
     np.testing.assert_allclose(vjp(dp)[0], expected_vjp(dp)[0], atol=5e-6)
     # Forward, too, as objectives with a derivative along the trajectory need it.
-    _, found = jax.jvp(lambda x: softmax(x, axis), (logits,), (dp,))
+    _, found = jax.jvp(lambda x: softmax([x], axis)[0], (logits,), (dp,))
     _, expected = jax.jvp(lambda x: jax.nn.softmax(x, axis=axis), (logits,), (dp,))
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
+def test_parts_are_one_softmax_of_all_keys():
+    logits, dp = jax.random.normal(jax.random.key(2), (2, 2, 3, 9)) * 3
+    cut = lambda x: [x[..., :1], x[..., 1:6], x[..., 6:]]  # noqa: E731
+    joined = lambda x: jnp.concatenate(softmax(cut(x), -1), -1)  # noqa: E731
+    found, vjp = jax.vjp(joined, logits)
+    expected, expected_vjp = jax.vjp(lambda x: jax.nn.softmax(x), logits)
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(vjp(dp)[0], expected_vjp(dp)[0], atol=5e-6)
+
+
 def test_half_precision_is_rounded_once():
     logits = (8 * jax.random.normal(jax.random.key(1), (1, 1, 2, 16, 7))).astype(jnp.bfloat16)
-    found, exact = softmax(logits, 3), jax.nn.softmax(logits.astype(jnp.float32), axis=3)
+    found, exact = softmax([logits], 3)[0], jax.nn.softmax(logits.astype(jnp.float32), axis=3)
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
 
 
