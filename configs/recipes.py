@@ -56,7 +56,7 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         **distill("v5p:4x4x4", guide=8),
     },
     "tsr1": {
-        "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
+        "train": train("v5p:4x4x4", "v5e:16x16", parts=2),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4", guide=2, halve=2),
     },

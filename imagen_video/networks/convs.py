@@ -21,6 +21,7 @@ from imagen_video.networks.kernel_gradient import conv
 from imagen_video.networks.tiles import (
     CLIPS_IN_TILES,
     FRAMES_FIRST,
+    FRAMES_IN_TILES,
     TILE_ROWS,
     axis_names,
     frames_on_several_tpus,
@@ -108,7 +109,7 @@ class TemporalConv(nn.Module):
 
     Attributes:
       features: output channels.
-      order: of the clip's axes, in and out: FRAMES_FIRST or CLIPS_IN_TILES.
+      order: of the clip's axes, in and out.
       layout: as in `SpatialConv`.
     """
 
@@ -126,12 +127,7 @@ class TemporalConv(nn.Module):
         Args:
           h: the clip.
           is_image: rows without a bias: where h is zero, so is the output.
-
-        Raises:
-          ValueError: `order` is neither of the two.
         """
-        if self.order not in (FRAMES_FIRST, CLIPS_IN_TILES):
-            raise ValueError(f"order: frames cannot be convolved over in {self.order!r}")
         kernel, bias = Kernel((3, 1, h.shape[-1], self.features), True, name="conv")()
         if is_image is not None:
             aligned = " ".join(x if x in "bc" else "1" for x in self.order.split())
@@ -140,6 +136,8 @@ class TemporalConv(nn.Module):
         by_columns = self.order == FRAMES_FIRST and frames_on_several_tpus(self.layout, h)
 
         def convolve(h: Array, kernel: Array, frames: tuple[int, int]) -> Array:
+            if self.order == FRAMES_IN_TILES:
+                return _over_frames_in_tiles(h, kernel, frames)
             if self.order == CLIPS_IN_TILES:
                 padding = ((0, 0), (0, 0), frames)
                 kernel = kernel[None].swapaxes(1, 2)
@@ -169,6 +167,26 @@ def _over_frames(
     h = rearrange(h, "b f h w c -> b f (h w) c")
     h = conv(h, kernel, strides=(1, 1), padding=((1, 1), (0, 0)))
     return rearrange(h, "b f (h w) c -> b f h w c", w=width)
+
+
+def _over_frames_in_tiles(
+    h: Float[Array, "h w b f c"], kernel: Float[Array, "3 1 c c2"], zeros: tuple[int, int]
+) -> Float[Array, "h w b f2 c2"]:
+    """The convolution of frames that are rows of a TPU's tiles, with zeros before and after them.
+
+    As one product for each of the kernel's frames, moved by a frame: XLA moves rows within a tile
+    while it multiplies. For a convolution it would first copy the clip, frames out of the rows.
+    """
+    before, frames = zeros[0], h.shape[3] + sum(zeros) - 2
+    return sum(_placed(h @ tap, before - i, frames) for i, tap in enumerate(kernel[:, 0]))
+
+
+def _placed(
+    x: Float[Array, "h w b f c"], start: int, frames: int
+) -> Float[Array, "h w b frames c"]:
+    """Of so many frames those of x, from `start` on where there is room, and zeros."""
+    whole, of_frames = (0, 0, 0), (start, frames - start - x.shape[3], 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), (whole, whole, whole, of_frames, whole))
 
 
 def _over_frames_by_columns(

@@ -20,6 +20,7 @@ from imagen_video.networks.tiles import (
     FRAMES_IN_TILES,
     axis_names,
     frames_first,
+    frames_on_several_tpus,
     store,
 )
 from imagen_video.sharding import axes
@@ -85,8 +86,12 @@ class TemporalConvBlock(nn.Module):
         self, h: Float[Array, "*clip c"], is_image: Bool[Array, " b"] | None = None
     ) -> Float[Array, "*clip c"]:
         """Returns h plus the convolution, or h itself in rows where is_image."""
-        # A convolution over frames would mix a tile's rows, so frames leave them first.
-        order = FRAMES_FIRST if self.order == FRAMES_IN_TILES else self.order
+        # A neighbour's frame would be copied to and from a tile of its own: so where frames are
+        # cut, they leave the tiles' rows.
+        is_cut = self.order == FRAMES_IN_TILES and frames_on_several_tpus(
+            self.layout, h, order=self.order
+        )
+        order = FRAMES_FIRST if is_cut else self.order
         h = rearrange(h, f"{self.order} -> {order}")
         norm = GroupNorm(self.groups, dtype=self.dtype, order=order, name="norm")
         # Zeros in rows of images, of which swish and the convolution make zeros.

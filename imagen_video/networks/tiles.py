@@ -56,9 +56,13 @@ def frames_first(module: Callable[..., Array], order: str) -> Callable[..., Arra
     return in_order
 
 
-def frames_on_several_tpus(layout: Layout | None, h: Float[Array, "b f h w c"]) -> bool:
-    """Whether a clip's frames lie on several TPUs."""
-    return layout is not None and layout.on_tpu and layout.spec(axes.CLIP, h.shape)[1] is not None
+def frames_on_several_tpus(
+    layout: Layout | None, h: Float[Array, "*clip c"], *, order: str = FRAMES_FIRST
+) -> bool:
+    """Whether the frames of clips in `order` lie on several TPUs."""
+    if layout is None or not layout.on_tpu:
+        return False
+    return layout.spec(axis_names(order), h.shape)[order.split().index("f")] is not None
 
 
 def store(

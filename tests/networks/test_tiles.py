@@ -122,10 +122,25 @@ def test_images_pass_a_temporal_convolution_as_they_are(order):
     assert float(jnp.abs(videos - clip).min()) > 0
 
 
-def test_frames_along_the_rows_of_a_tile_are_not_convolved_over():
-    h = jnp.zeros((4, 5, 2, 3, 8))
-    with pytest.raises(ValueError, match=r"^order: "):
-        TemporalConv(8, order=FRAMES_IN_TILES).init(jax.random.key(0), h)
+def test_a_temporal_convolution_is_the_same_in_any_order():
+    h, y_bar = jax.random.normal(jax.random.key(0), (2, 2, 7, 4, 5, 8))
+    conv = TemporalConv(8)
+    params = jax.tree.map(lambda leaf: leaf + 0.5, conv.init(jax.random.key(1), h))
+    params = jax.tree.map(lambda x: x * jax.random.normal(jax.random.key(2), x.shape), params)
+    want, vjp = jax.vjp(conv.apply, params, h)
+    for order in (FRAMES_IN_TILES, CLIPS_IN_TILES):
+
+        def apply(params, h, order=order):
+            h = TemporalConv(8, order=order).apply(
+                params, rearrange(h, f"{FRAMES_FIRST} -> {order}")
+            )
+            return rearrange(h, f"{order} -> {FRAMES_FIRST}")
+
+        got, own_vjp = jax.vjp(apply, params, h)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), own_vjp(y_bar), vjp(y_bar)
+        )
 
 
 ORDERS = """
