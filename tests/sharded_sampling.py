@@ -43,10 +43,10 @@ def all_gathers(hlo):
 def is_whole(dims, output):
     """Whether an array has all frames and pixels of a clip at one of the two levels.
 
-    Rows and columns, or the one axis that attention makes of them, with its caption or without.
+    Rows and columns, or the one axis that attention makes of them, with tokens joined or without.
     """
     levels = [(output.height // scale, output.width // scale) for scale in (1, 2)]
-    captions = range(2 * micro_cascade.TOKENS)  # and the null token, and what divides by 8
+    captions = range(2 * micro_cascade.TOKENS)  # none, a caption, and what divides by 8
     return any(
         dims[i] % output.frames == 0
         and (dims[i + 1 : i + 3] == level or dims[i + 1] - math.prod(level) in captions)

@@ -64,7 +64,7 @@ def out_projection(features: int, *, dtype: DTypeLike, name: str = "out") -> nn.
 class TextKeys(nn.Module):
     """Keys and values of the caption tokens, and of one learned null token, always attended.
 
-    The null token keeps the softmax defined when a caption is dropped (our choice). It stands
+    The null token keeps the softmax defined when a caption is dropped (our choice). It is returned
     apart, for 128 tokens fill a TPU's tiles, and 129 leave half of them empty.
     """
 

@@ -1,7 +1,7 @@
 """Space-only and time-only convolutions of the separable U-Net (arXiv 2210.02303, Fig. 7).
 
 With frames first both run on folded axes, else as 3-D convolutions with a window of one along
-axes that they do not mix (our choice).
+axes that they do not mix, or, over frames in a tile's rows, as products (our choice).
 """
 
 from collections.abc import Callable
@@ -175,7 +175,8 @@ def _over_frames_in_tiles(
     """The convolution of frames that are rows of a TPU's tiles, with zeros before and after them.
 
     As one product for each of the kernel's frames, moved by a frame: XLA moves rows within a tile
-    while it multiplies. For a convolution it would first copy the clip, frames out of the rows.
+    while it multiplies. For a convolution it would first copy the clip, frames out of the rows. In
+    half precision three roundings take the place of one.
     """
     before, frames = zeros[0], h.shape[3] + sum(zeros) - 2
     return sum(_placed(h @ tap, before - i, frames) for i, tap in enumerate(kernel[:, 0]))

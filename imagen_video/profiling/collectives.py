@@ -11,6 +11,7 @@ from imagen_video.profiling.hlo import Computation, Instruction, Program
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _CALLS = ("async-start", "call-start")
+_SUM_AND_CUT = "AllReduceScatterFusion"
 _START, _DONE = '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 
 
@@ -61,7 +62,7 @@ def collective(program: Program, where: Computation, instruction: Instruction) -
         targets = {i.attribute("custom_call_target") for _, i in fused}
         name = f"chain {chain[1]}"
         phase = "start" if _START in targets else "end" if _DONE in targets else "middle"
-    elif "AllReduceScatterFusion" in instruction.attributes:
+    elif any(_SUM_AND_CUT in i.attributes for i in (instruction, *(i for _, i in fused))):
         kind = "reduce-scatter"
     return Collective(kind=kind, sent=_sent(kind, called, inner), phase=phase, name=name)
 

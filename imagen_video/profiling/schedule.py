@@ -78,7 +78,7 @@ def all_instructions(program: Program) -> Iterator[tuple[int, Computation, Instr
                 stack.append((times * _trips(program, instruction), _body(program, instruction)))
             elif instruction.opcode == "conditional":
                 raise ValueError(f"{instruction.name}: the cost of a conditional is not known")
-            elif instruction.opcode in ("fusion", "call", "async-start"):
+            elif instruction.opcode in ("fusion", "call", "async-start", "call-start"):
                 called = program.computations[instruction.attribute("calls|to_apply")]
                 stack.append((times, called))
 

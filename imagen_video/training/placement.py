@@ -54,7 +54,8 @@ def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> Trai
 
 
 def placement(stage: Stage, config: TrainConfig, layout: Layout | None) -> dict[str, Any]:
-    """Returns the arguments of `train` that spread state and batches; none on one device.
+    """Returns what `train` is told of devices: where state and batches lie, and what the compiler
+    is asked for; nothing on one device.
 
     Args:
       stage: whose parameters are trained.

@@ -143,20 +143,30 @@ def test_a_called_collective_costs_what_is_waited_for(call, calls, beside, waiti
     assert found.seconds_of.get("waiting for network", 0) == pytest.approx(waiting)
 
 
-def test_a_sum_that_is_cut_in_one_go_is_a_reduce_scatter_and_waited_for():
+@pytest.mark.parametrize("called", [False, True])
+def test_a_sum_that_is_cut_in_one_go_is_a_reduce_scatter_and_waited_for(called):
     fused = """%fused_sum (x: f32[1000]) -> f32[250] {
   %x = f32[1000]{0} parameter(0)
   %i = s32[] constant(0)
   %r = f32[1000]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
   ROOT %s = f32[250]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={250}
 }"""
-    found = cost(
-        """
+    emitter = '"collective_algorithm_config":{"emitter":"SingleInputAllReduceScatterFusion"}'
+    fusion = f"""
+  %p = f32[1000]{{0}} parameter(0)
+  ROOT %f = f32[250]{{0}} fusion(%p), calls=%fused_sum, backend_config={{{emitter}}}"""
+    if called:
+        call = f"%call (p: f32[1000]) -> f32[250] {{{fusion}\n}}"
+        found = cost(
+            """
   %p = f32[1000]{0} parameter(0)
-  ROOT %f = f32[250]{0} fusion(%p), kind=kCustom, calls=%fused_sum, """
-        'backend_config={"collective_algorithm_config":{"emitter":"SingleInputAllReduceScatterFusion"}}',
-        fused,
-    )
+  %s = ((f32[1000]{0}), f32[250]{0}, u32[]) call-start(%p), to_apply=%call
+  ROOT %d = f32[250]{0} call-done(%s)""",
+            fused,
+            call,
+        )
+    else:
+        found = cost(fusion, fused)
     assert found.collective_bytes == {"reduce-scatter": 3000}
     assert found.seconds_of == pytest.approx({"waiting for network": 30e-3})
 
