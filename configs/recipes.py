@@ -22,7 +22,7 @@ def train(*slice_names: str, parts: int = 4) -> dict[str, dict[str, object]]:
     """Returns the recipes of a training step, its batch in so many parts.
 
     Few where memory allows, for each gathers the parameters anew: tsr2 on v5p:4x4x4 took 0.811 s
-    in four, 0.728 s in one (compiler's estimates).
+    in four, 0.728 s in one (compiler's estimates, of earlier code).
     """
     return dict.fromkeys(slice_names, SIXTEENTHS | {"train.microbatches": parts})
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from imagen_video.cli import compile as compile_command
-from imagen_video.config import CommandFlags, to_record
+from imagen_video.config import to_record
 from imagen_video.profiling.programs import training_program
 from imagen_video.profiling.rung_program import rung_program
 from imagen_video.sharding.layout import Layout, ShardingConfig, make_layout
@@ -15,6 +14,8 @@ from imagen_video.training.rungs import DistillRun
 from imagen_video.training.stage_run import StageRun
 from imagen_video.training.state import init_state
 from imagen_video.training.step import make_train_step
+from imagen_video_configs import distill
+from imagen_video_configs.stages import tsr3
 
 # Of a TPU's compiler, which a CPU's does not know.
 REFUSED = pytest.raises(jax.errors.JaxRuntimeError, match="xla_enable_async_all_gather")
@@ -27,16 +28,8 @@ def layout(monkeypatch):
     return make_layout(ShardingConfig(), jax.devices()[:1])
 
 
-def run_of(kind, config):
-    flags = ("--slice=v5e:2x2", "--program=train")
-    flag_values = CommandFlags(["compile", f"--config={config}", *flags])
-    compile_command.define(flag_values)
-    flag_values(flag_values.argv)
-    return to_record(kind, flag_values.config)
-
-
 def test_a_run_on_tpus_asks_for_them_and_a_step_takes_them(layout):
-    run = run_of(StageRun, "configs/stages/tsr3.py:tiny")
+    run = to_record(StageRun, tsr3.get_config("tiny"))
     options = placement(run.stage, run.train, layout)["compiler_options"]
     assert options == layout.compiler_options
     optimizer = optax.sgd(0.1)
@@ -54,10 +47,10 @@ def test_a_run_on_tpus_asks_for_them_and_a_step_takes_them(layout):
 
 @pytest.mark.slow
 def test_so_do_the_programs_that_are_compiled_for_slices(layout):
-    run = run_of(StageRun, "configs/stages/tsr3.py:tiny")
+    run = to_record(StageRun, tsr3.get_config("tiny"))
     with REFUSED:
         training_program(run, layout).lower().compile()
-    run = run_of(DistillRun, "configs/distill.py:tsr3,tiny")
+    run = to_record(DistillRun, distill.get_config("tsr3,tiny"))
     program, _ = rung_program(run, "halve", layout)
     with REFUSED:
         program.lower().compile()
