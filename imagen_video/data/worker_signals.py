@@ -9,7 +9,8 @@ def outlast_signals(worker: int, workers: int) -> None:
     """Lets a worker read on after Ctrl-C and, for a while, after SIGTERM.
 
     They come to the whole process group, or the whole job step of Slurm. The training answers them:
-    it saves, then stops its workers; without workers it would end before that.
+    it saves, then stops its workers; without workers it would end before that. A worker that is
+    still starting ends at once: no batch of its has been trained on.
 
     Args:
       worker: its number, as Grain tells it.
