@@ -29,13 +29,22 @@ def described(name, size="tiny"):
 
 
 @pytest.mark.parametrize("preloaded", [None, "libother.so"])
-def test_tcmalloc_is_preloaded_where_there_is_one(monkeypatch, preloaded):
+def test_a_faster_allocator_is_preloaded_where_there_is_one(monkeypatch, preloaded):
     base = {"HOME": "/"} | ({"LD_PRELOAD": preloaded} if preloaded else {})
-    monkeypatch.setattr(ctypes.util, "find_library", {"tcmalloc": "libtcmalloc.so.4"}.get)
-    found = environment(base)["LD_PRELOAD"].split(":")
-    assert found == ([preloaded] if preloaded else []) + ["libtcmalloc.so.4"]
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    assert environment(base).get("LD_PRELOAD") == preloaded
+
+    def with_libraries(**libraries):
+        monkeypatch.setattr(ctypes.util, "find_library", libraries.get)
+        return environment(base)
+
+    first = [preloaded] if preloaded else []
+    found = with_libraries(jemalloc="libjemalloc.so.2", tcmalloc="libtcmalloc.so.4")
+    assert found["LD_PRELOAD"].split(":") == [*first, "libjemalloc.so.2"]
+    assert "thp:always" in found["MALLOC_CONF"]
+    base["MALLOC_CONF"] = "narenas:2"
+    assert with_libraries(jemalloc="libjemalloc.so.2")["MALLOC_CONF"] == "narenas:2"
+    found = with_libraries(tcmalloc="libtcmalloc.so.4")
+    assert found["LD_PRELOAD"].split(":") == [*first, "libtcmalloc.so.4"]
+    assert with_libraries().get("LD_PRELOAD") == preloaded
 
 
 ON_FRAMES = ("--config.sharding.mesh.fsdp=1", "--config.sharding.mesh.context=-1")
