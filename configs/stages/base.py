@@ -58,9 +58,9 @@ def get_config(size: str = "full") -> ConfigDict:
         # Our choice, because a TPU's tiles are 128 wide: with its gradient, temporal attention at
         # 24x40 takes half the time that it takes with heads of 64 (compiler's estimate).
         head_dim=128,
-        # Two, for 52% of the peak in training (compiler's estimate); the other stages pass their
+        # Three, for 51% of the peak in training (compiler's estimate); the other stages pass their
         # 30% with one.
-        unrolled_levels=2,
+        unrolled_levels=3,
         text_dim=2048,
         emb_dim=2048,
     )

@@ -1,8 +1,9 @@
-"""The run of equal blocks inside a DBlock or UBlock: unrolled, or as one scanned loop body.
+"""The run of equal blocks inside a DBlock or UBlock: each by itself, or scanned.
 
-Scanned, blocks of one shape are one compiled body. A first block that reads another width, as where
-a skip is joined, stands apart. Unrolled and scanned are the same function of trees that
-`stack_layers` and `unstack_layers` turn into each other.
+Scanned, blocks of one shape are one module, its parameters stacked, and one compiled loop body; or,
+if the loop is unrolled, as many as they are. A first block that reads another width, as where a
+skip is joined, stands apart. Blocks by themselves and scanned ones are the same function of trees
+that `stack_layers` and `unstack_layers` turn into each other.
 """
 
 import dataclasses
@@ -63,6 +64,7 @@ class BlockStack:
     temporal: Literal["attention", "convolution"]
     max_offset: int
     scan: bool
+    unroll: bool
     remat: Literal["none", "blocks", "products"]
     dtype: str
     order: str
@@ -83,8 +85,8 @@ def stack(
     """Runs the blocks, then the attention once per stack; called in a Linen module's scope.
 
     Blocks are named `{name}_0`, `{name}_1`, ... Where `scan` is set and there are three or more,
-    those of one shape are one scanned module with a leading layers axis: `{name}_all`, or, after a
-    first block of another width, `{name}_rest`.
+    those of one shape are one scanned module with a leading layers axis, whether or not the loop is
+    unrolled: `{name}_all`, or, after a first block of another width, `{name}_rest`.
     """
     dtype = jnp.dtype(config.dtype)
     block, step = SpaceTimeBlock, _Step
@@ -93,7 +95,7 @@ def stack(
         block = nn.remat(block, policy=policy)
         # Inside a loop body nothing outside can be merged with the recomputation, so the
         # barriers against that (prevent_cse) would only cost.
-        step = nn.remat(step, policy=policy, prevent_cse=False)
+        step = nn.remat(step, policy=policy, prevent_cse=config.unroll)
     fields = dict(
         features=config.features,
         groups=config.groups,
@@ -116,6 +118,7 @@ def stack(
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=config.num_blocks - first,
+            unroll=config.num_blocks - first if config.unroll else 1,
             metadata_params={nn.PARTITION_NAME: axes.LAYERS},
         )
         h, _ = loop(**fields, name=f"{name}_{_SCANNED[first]}")(h, context)
@@ -140,32 +143,26 @@ def is_scanned(name: str) -> bool:
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns the tree of a scanned U-Net into that of the same network unrolled."""
-    unrolled = {}
+    """Turns the tree of a scanned U-Net into that of the same network with no block scanned."""
+    flat = {}
     for name, tree in params.items():
         if not is_scanned(name):
-            unrolled[name] = tree
+            flat[name] = tree
             continue
         stack_name, kind = name.rsplit("_", 1)
         first = _SCANNED.index(kind)
         for i in range(len(jax.tree.leaves(tree)[0])):
             layer = jax.tree.map(lambda leaf, i=i: leaf[i], tree)
-            unrolled[f"{stack_name}_{first + i}"] = layer
-    return unrolled
+            flat[f"{stack_name}_{first + i}"] = layer
+    return flat
 
 
-def stack_layers(params: Mapping[str, Any], unrolled_levels: int = 0) -> dict[str, Any]:
-    """Turns the tree of an unrolled U-Net into that of the same network with scanned blocks.
-
-    Args:
-      params: as `unstack_layers` returns them.
-      unrolled_levels: as in `UNetConfig`.
-    """
+def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a tree that `unstack_layers` returned back into that of the scanned U-Net."""
     stacked, layers = {}, {}
     for name, tree in params.items():
-        match = re.fullmatch(r"((?:down|up)_(\d+))_(\d+)", name)
-        if match and int(match[2]) >= unrolled_levels:
-            layers.setdefault(match[1], {})[int(match[3])] = tree
+        if match := re.fullmatch(r"((?:down|up)_\d+)_(\d+)", name):
+            layers.setdefault(match[1], {})[int(match[2])] = tree
         else:
             stacked[name] = tree
     for name, trees in layers.items():

@@ -66,10 +66,10 @@ class UNetConfig:
       space_to_depth: side of the pixel patches folded into channels before the stem.
       scan_blocks: whether equal blocks, where a stack has three or more, are one scanned loop body,
         which keeps compile times flat.
-      unrolled_levels: so many levels, from the largest clips down, are not scanned: a loop copies
-        what it keeps for the gradient, which costs most where clips are large, and keeps the
-        statistics of a block's first norm from being computed with the block before. Their
-        parameters have names of their own, so a run goes on only with the number it began with.
+      unrolled_levels: so many levels, from the largest clips down, have their scanned blocks
+        compiled one after the other, with the same parameters: a loop copies what it keeps for the
+        gradient, which costs most where clips are large, and keeps the statistics of a block's
+        first norm from being computed with the block before.
       project_skips: whether a 1x1 convolution brings a joined skip back to the level's width before
         a UBlock's blocks, so that all blocks of a level are equal and, scanned, one compiled body
         each way. Otherwise the first block reads both, at the price of a body of its own.
@@ -245,7 +245,8 @@ class VideoUNet(nn.Module):
             attention_every_block=config.attention_every_block,
             temporal=config.temporal,
             max_offset=config.max_frames - 1,
-            scan=config.scan_blocks and level >= config.unrolled_levels,
+            scan=config.scan_blocks,
+            unroll=level < config.unrolled_levels,
             remat=config.remat,
             dtype=config.dtype,
             order=order,

@@ -231,27 +231,36 @@ def test_temporal_attention_knows_which_frame_is_before_which():
 def test_scanned_and_unrolled_blocks_are_the_same_function(kind, project_skips):
     # Skips are joined at the upper level only, so there the scanned blocks follow one of their own.
     scanned = dataclasses.replace(KINDS[kind], num_blocks=(3, 3), project_skips=project_skips)
-    unrolled = dataclasses.replace(scanned, scan_blocks=False)
+    flat_config = dataclasses.replace(scanned, scan_blocks=False)
     params, apply = network(scanned)
     assert {name for name in params if is_scanned(name)} == {
         *("down_0_all", "down_1_all", "up_1_all", "up_0_all" if project_skips else "up_0_rest")
     }
-    partly = dataclasses.replace(scanned, unrolled_levels=1)
-    assert {name for name in abstract_params(partly) if is_scanned(name)} == {
-        *("down_1_all", "up_1_all")
-    }
     z, logsnr, cond = inputs(scanned)
     flat = unstack_layers(params)
-    shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(unrolled))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(flat_config))
     assert jax.tree.map(jnp.shape, flat) == shapes
-    out = jax.jit(VideoUNet(unrolled).apply)({"params": flat}, z, logsnr, cond)
+    out = jax.jit(VideoUNet(flat_config).apply)({"params": flat}, z, logsnr, cond)
     expected = apply(z, logsnr, cond)
     np.testing.assert_allclose(out, expected, atol=2e-5 * float(expected.std()), rtol=1e-5)
     again = stack_layers(flat)
     assert jax.tree.structure(again) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(partly))
-    assert jax.tree.map(jnp.shape, stack_layers(flat, unrolled_levels=1)) == shapes
+
+
+@pytest.mark.parametrize("kind", ["base", "sr"])
+def test_an_unrolled_loop_is_the_same_function_of_the_same_parameters(kind):
+    scanned = dataclasses.replace(SMALL_KINDS[kind], num_blocks=(3,), remat="products")
+    args = (network(scanned)[0], *inputs(scanned))
+    configs = (scanned, dataclasses.replace(scanned, unrolled_levels=1))
+    lowered = [gradient(config).lower(*args) for config in configs]
+    # Down and up, for the loss and for its gradient.
+    assert [one.as_text().count("stablehlo.while") for one in lowered] == [4, 0]
+    (loss, grads), (other_loss, other_grads) = (one.compile()(*args) for one in lowered)
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), other_grads, grads
+    )
 
 
 @pytest.mark.parametrize(
@@ -331,9 +340,10 @@ def test_impossible_configurations_are_refused_by_field(field, value, message):
 
 def test_flops_of_scanned_and_unrolled_networks_agree():
     z, logsnr, cond = inputs(BASE)
-    unrolled = dataclasses.replace(BASE, scan_blocks=False)
-    scanned_flops, flops = (
+    flat = dataclasses.replace(BASE, scan_blocks=False)
+    unrolled = dataclasses.replace(BASE, unrolled_levels=2)
+    scanned_flops, *flops = (
         count_flops(VideoUNet(c).apply, {"params": abstract_params(c)}, z, logsnr, cond)
-        for c in (BASE, unrolled)
+        for c in (BASE, flat, unrolled)
     )
-    assert scanned_flops == flops > 0
+    assert flops == [scanned_flops, scanned_flops] and scanned_flops > 0
