@@ -97,7 +97,6 @@ def training_program(run: StageRun, layout: Layout) -> DeviceProgram:
         microbatches=config.microbatches,
         state_shardings=state_shardings(layout, stage_param_axes(stage), state),
         batch_sharding=layout.batch(microbatches=config.microbatches),
-        compiler_options=layout.compiler_options,
     )
     return DeviceProgram(
         lower=lambda: step.lower(state, batch),

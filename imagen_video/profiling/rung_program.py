@@ -89,7 +89,6 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
         state_shardings=state_shardings(layout, stage_param_axes(rung.stage), state),
         batch_sharding=layout.batch(microbatches=config.microbatches),
         frozen_shardings=[shardings],
-        compiler_options=layout.compiler_options,
     )
     program = DeviceProgram(
         lower=lambda: step.lower(state, batch, teacher),

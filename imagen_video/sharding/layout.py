@@ -28,10 +28,6 @@ RULES = {
     axes.EMBED: (FSDP,),
     axes.MLP: (TENSOR,),
 }
-_GATHER_BESIDE_PRODUCTS = {
-    "xla_enable_async_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-}
 # Parameters below this many elements are not worth cutting (our choice).
 SMALL = 2**13
 
@@ -79,15 +75,6 @@ class Layout:
     def on_tpu(self) -> bool:
         """Whether the mesh is one of TPUs, present or only named to the compiler."""
         return self.mesh.devices.flat[0].platform == "tpu"
-
-    @property
-    def compiler_options(self) -> dict[str, str] | None:
-        """What is asked of the compiler of a training step, for `jax.jit`; None for nothing.
-
-        That a TPU gathers parameters while it multiplies: v5e's compiler does so by itself, v5p's
-        does not, and the base's training step waited there for the network for a tenth of its time.
-        """
-        return _GATHER_BESIDE_PRODUCTS if self.on_tpu else None
 
     def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
         """Returns which mesh axes cut each dimension of an array.

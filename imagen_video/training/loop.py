@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -115,7 +115,6 @@ def train(
     run_config: Any = None,
     state_shardings: TrainState | None = None,
     batch_sharding: jax.sharding.Sharding | None = None,
-    compiler_options: Mapping[str, str] | None = None,
     start_from: Params | None = None,
     frozen: Sequence[Any] = (),
 ) -> TrainState:
@@ -136,7 +135,6 @@ def train(
       run_config: kept in every checkpoint, JSON values: what is needed to build `init_fn` again.
       state_shardings: of the state's leaves; None means one device.
       batch_sharding: of every leaf of a global batch; None means one device.
-      compiler_options: see `make_train_step`.
       start_from: parameters of step 0, in place of the drawn ones; they are copied.
       frozen: what `loss_fn` is given besides, in place on its devices; the same at every step.
 
@@ -160,7 +158,6 @@ def train(
         microbatches=config.microbatches,
         state_shardings=state_shardings,
         batch_sharding=batch_sharding,
-        compiler_options=compiler_options,
         frozen_shardings=[jax.tree.map(lambda x: x.sharding, tree) for tree in frozen],
     )
     root = epath.Path(workdir)

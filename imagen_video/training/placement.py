@@ -69,7 +69,6 @@ def placement(stage: Stage, config: TrainConfig, layout: Layout | None) -> dict[
     return {
         "state_shardings": state_shardings(layout, stage_param_axes(stage), state),
         "batch_sharding": layout.batch(microbatches=config.microbatches),
-        "compiler_options": layout.compiler_options,
     }
 
 

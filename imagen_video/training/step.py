@@ -1,6 +1,6 @@
 """One training step: gradient, update, average. It knows no network, only a loss of parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,6 @@ def make_train_step(
     state_shardings: TrainState | None = None,
     batch_sharding: Any = None,
     frozen_shardings: Sequence[Any] = (),
-    compiler_options: Mapping[str, str] | None = None,
 ) -> TrainStep:
     """Compiles `train_step(state, batch, *frozen) -> (state, metrics)`; the old state is given up.
 
@@ -59,7 +58,6 @@ def make_train_step(
       state_shardings: of the state's leaves; None leaves placement to jax.
       batch_sharding: of the batch's leaves, or one for all; None likewise.
       frozen_shardings: of each frozen tree's leaves, where the two before are given.
-      compiler_options: as `jax.jit` takes them.
 
     Returns:
       The jitted step. Metrics are float32 scalars: those of `loss_fn`, and `loss`, `grad_norm`
@@ -115,4 +113,4 @@ def make_train_step(
             "in_shardings": (state_shardings, batch_sharding, *frozen_shardings),
             "out_shardings": (state_shardings, None),
         }
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options, **placement)
+    return jax.jit(train_step, donate_argnums=0, **placement)

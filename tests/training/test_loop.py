@@ -136,11 +136,6 @@ def test_a_crash_at_any_step_leaves_no_trace(tmp_path, undisturbed, at):
     assert metrics(tmp_path) == undisturbed[1]
 
 
-def test_the_compiler_is_asked_for_what_a_run_says(tmp_path):
-    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
-        run(tmp_path, compiler_options={"no_such_option": "true"})
-
-
 def test_a_report_is_of_the_steps_before_a_crash_too(tmp_path):
     config = config_of(12, log_every=6)  # checkpoints are between reports
     run(tmp_path / "undisturbed", config)
