@@ -93,7 +93,7 @@ def stack(
     if config.remat != "none":
         policy = REMATERIALISED[config.remat]
         block = nn.remat(block, policy=policy)
-        # Inside a loop body nothing outside can be merged with the recomputation, so the
+        # Inside a loop body nothing outside can be merged with the recomputation, so there the
         # barriers against that (prevent_cse) would only cost.
         step = nn.remat(step, policy=policy, prevent_cse=config.unroll)
     fields = dict(

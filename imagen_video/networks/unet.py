@@ -64,9 +64,9 @@ class UNetConfig:
       head_dim: of all attention.
       groups: of all group norms.
       space_to_depth: side of the pixel patches folded into channels before the stem.
-      scan_blocks: whether equal blocks, where a stack has three or more, are one scanned loop body,
-        which keeps compile times flat.
-      unrolled_levels: so many levels, from the largest clips down, have their scanned blocks
+      scan_blocks: whether equal blocks, where a stack has three or more, have their parameters
+        stacked and are one compiled loop body, which keeps compile times flat.
+      unrolled_levels: so many levels, from the largest clips down, have those blocks
         compiled one after the other, with the same parameters: a loop copies what it keeps for the
         gradient, which costs most where clips are large, and keeps the statistics of a block's
         first norm from being computed with the block before.

@@ -108,7 +108,7 @@ def test_workers_read_on_when_the_whole_job_is_told_to_stop_and_end_with_their_b
     config = {"batch_size": 2, "prefetch": 1}
     wanted = take(make(**config, num_threads=0), 9)
     batches = make(**config, num_workers=2)
-    # The first of each: before it a worker may still be starting, with nothing trained to save.
+    # The first of each: before it a worker may still be starting, and end at once.
     first = [next(batches) for _ in range(2)]
     workers = multiprocessing.active_children()
     assert len(workers) == 2

@@ -42,7 +42,9 @@ def test_a_faster_allocator_is_preloaded_where_there_is_one(monkeypatch, preload
     assert "thp:always" in found["MALLOC_CONF"]
     base["MALLOC_CONF"] = "narenas:2"
     assert with_libraries(jemalloc="libjemalloc.so.2")["MALLOC_CONF"] == "narenas:2"
+    del base["MALLOC_CONF"]
     found = with_libraries(tcmalloc="libtcmalloc.so.4")
+    assert "MALLOC_CONF" not in found
     assert found["LD_PRELOAD"].split(":") == [*first, "libtcmalloc.so.4"]
     assert with_libraries().get("LD_PRELOAD") == preloaded
 
