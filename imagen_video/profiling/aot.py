@@ -209,8 +209,8 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
 
     jemalloc, in huge pages, or else tcmalloc is preloaded where there is one (Debian's libjemalloc2
     and libtcmalloc-minimal4), for the compiler allocates much: tsr3's sampling step for v5e:4x4
-    took it 67 s with jemalloc, 77 with tcmalloc (medians of three), tsr1's training step for
-    v5e:16x16 625 s with tcmalloc, 715 s without.
+    took it 66 to 69 s with jemalloc, 77 to 83 with tcmalloc, tsr1's training step for v5e:16x16
+    625 s with tcmalloc, 715 s without.
     """
     found = ((ctypes.util.find_library(name), variables) for name, variables in _ALLOCATORS)
     library, variables = next((one for one in found if one[0]), (None, {}))
