@@ -139,7 +139,7 @@ def distillation_loss(
         cond = dataclasses.replace(inputs.cond, guidance_weight=weight)
         inputs = dataclasses.replace(inputs, cond=cond)
 
-    imitated = denoise_fn(teacher, teacher_params, layout=layout)
+    imitated = denoise_fn(_frozen(teacher), teacher_params, layout=layout)
     given = {"z_t": inputs.z_t, "logsnr_t": inputs.logsnr_t}
     if is_guided:
         conditional, unconditional = predict_both(imitated, **given, branches=_branches(inputs))
@@ -171,6 +171,11 @@ def distillation_loss(
     prediction = denoise_fn(student, params, layout=layout)(**given, cond=inputs.cond)
     target = jax.lax.stop_gradient(target)
     return prediction_loss(student, prediction, target, inputs=inputs, loss=objective.loss), {}
+
+
+def _frozen(teacher: Stage) -> Stage:
+    """The same network with all loops over blocks: no gradient makes unrolling them worth while."""
+    return dataclasses.replace(teacher, unet=dataclasses.replace(teacher.unet, unrolled_levels=0))
 
 
 def _branches(inputs: Inputs) -> Any:
