@@ -139,7 +139,7 @@ def distillation_loss(
         cond = dataclasses.replace(inputs.cond, guidance_weight=weight)
         inputs = dataclasses.replace(inputs, cond=cond)
 
-    imitated = denoise_fn(_frozen(teacher), teacher_params, layout=layout)
+    imitated = denoise_fn(_looped(teacher), teacher_params, layout=layout)
     given = {"z_t": inputs.z_t, "logsnr_t": inputs.logsnr_t}
     if is_guided:
         conditional, unconditional = predict_both(imitated, **given, branches=_branches(inputs))
@@ -173,8 +173,8 @@ def distillation_loss(
     return prediction_loss(student, prediction, target, inputs=inputs, loss=objective.loss), {}
 
 
-def _frozen(teacher: Stage) -> Stage:
-    """The same network with all loops over blocks: no gradient makes unrolling them worth while."""
+def _looped(teacher: Stage) -> Stage:
+    """The same network without unrolled levels: sooner compiled, and no gradient is taken of it."""
     return dataclasses.replace(teacher, unet=dataclasses.replace(teacher.unet, unrolled_levels=0))
 
 
