@@ -40,7 +40,7 @@ if [[ -z $out ]]; then
   set -- "$@" "--out=$out"
 fi
 
-install_into_venv
+install_into_venv ""
 "$VENV/bin/imagen-video" sample "--prompt=$prompt" "$students" "$@"
 
 for video in "$out"/*.mp4; do
