@@ -56,6 +56,7 @@ def config(size: str) -> ConfigDict:
                 num_steps=1_000_000,
                 batch_size=2048,  # IM F.1
                 microbatches=1,
+                compiler_options=(),
                 seed=0,
                 ema_decay=0.9999,  # VDM Appendix A
                 optimizer=dict(

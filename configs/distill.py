@@ -48,6 +48,7 @@ def get_config(which: str = "base") -> ConfigDict:
     train = dict(
         batch_size=trained.train.batch_size,
         microbatches=trained.train.microbatches,
+        compiler_options=trained.train.compiler_options,
         log_every=trained.train.log_every,
         checkpoint_every=trained.train.checkpoint_every,
         keep=1,

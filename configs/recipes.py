@@ -17,14 +17,27 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # large.
 SIXTEENTHS = {"sharding.mesh.data": -1, "sharding.mesh.fsdp": 16}
 
+# Kernels that are compiled sooner, for one clip of the base on a chip of v5e. A product with a
+# gather of parameters in it is a large one, so they are gathered beforehand; nor is more than 97%
+# of what a convolution could reach looked for, in less of the chip's vector memory (KiB). Without
+# these a step takes less time, but too long to compile: README.
+COMPILED_SOONER = (
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=false",
+    "xla_jf_convolution_performance_target=0.97",
+    "xla_tpu_scoped_vmem_limit_kib=12288",
+)
 
-def train(*slice_names: str, parts: int = 4) -> dict[str, dict[str, object]]:
+
+def train(
+    *slice_names: str, parts: int = 4, compiler_options: tuple[str, ...] = ()
+) -> dict[str, dict[str, object]]:
     """Returns the recipes of a training step, its batch in so many parts.
 
     Few where memory allows, for each gathers the parameters anew: tsr2 on v5p:4x4x4 took 0.811 s
     in four, 0.728 s in one (compiler's estimates, of earlier code).
     """
-    return dict.fromkeys(slice_names, SIXTEENTHS | {"train.microbatches": parts})
+    fields = {"train.microbatches": parts, "train.compiler_options": compiler_options}
+    return dict.fromkeys(slice_names, SIXTEENTHS | fields)
 
 
 def sample(*slice_names: str) -> dict[str, dict[str, object]]:
@@ -50,7 +63,7 @@ def distill(
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip of v5p at a time, one on one of v5e.
-        "train": train("v5p:4x4x4") | train("v5e:16x16", parts=8),
+        "train": train("v5p:4x4x4") | train("v5e:16x16", parts=8, compiler_options=COMPILED_SOONER),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),

@@ -1,6 +1,7 @@
 """What a command that failed says on stderr, one line each, and its exit code."""
 
 import os
+import re
 import signal
 import sys
 
@@ -15,6 +16,8 @@ EXTRAS = {
     "tensorflow_datasets": "data",
     "scipy": "metrics",
 }
+# XLA's own error, which has no type of its own.
+_OF_COMPILER_OPTIONS = re.compile("No such compile option|While setting option")
 
 
 def report(error: BaseException, command: str) -> int | None:
@@ -36,6 +39,9 @@ def report(error: BaseException, command: str) -> int | None:
             ModuleNotFoundError(name=name) | ImportError(__cause__=ModuleNotFoundError(name=name))
         ) if name in EXTRAS:
             _say(f"{command} needs {name}: pip install 'imagen-video[{EXTRAS[name]}]'")
+            return 2
+        case RuntimeError() if _OF_COMPILER_OPTIONS.search(str(error)):
+            _say(f"compiler_options: {_one_line(error)}")
             return 2
         case flags.Error() | ValueError() | OSError() | FloatingPointError():
             if os.environ.get("IMAGEN_VIDEO_TRACEBACK", "0") != "0":

@@ -95,6 +95,7 @@ def training_program(run: StageRun, layout: Layout) -> DeviceProgram:
         ema_decay=config.ema_decay,
         run_seed=config.seed,
         microbatches=config.microbatches,
+        compiler_options=config.compiler_options,
         state_shardings=state_shardings(layout, stage_param_axes(stage), state),
         batch_sharding=layout.batch(microbatches=config.microbatches),
     )

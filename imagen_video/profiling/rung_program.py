@@ -86,6 +86,7 @@ def rung_program(run: DistillRun, kind: str, layout: Layout) -> tuple[DeviceProg
         ema_decay=config.ema_decay,
         run_seed=config.seed,
         microbatches=config.microbatches,
+        compiler_options=config.compiler_options,
         state_shardings=state_shardings(layout, stage_param_axes(rung.stage), state),
         batch_sharding=layout.batch(microbatches=config.microbatches),
         frozen_shardings=[shardings],

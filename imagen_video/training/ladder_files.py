@@ -72,7 +72,8 @@ def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) 
     if not path.exists():
         return
     config = _read(path)
-    _check_equal(folder, _current(config.get("run"), rung), records.to_dict(rung))
+    of_rung = _current(config.get("run"), rung), records.to_dict(rung)
+    _check_equal(folder, *map(_without_speed, of_rung))
     begun, wanted = _current(config.get("ladder"), run), records.to_dict(run)
     for field in ("data", "teacher") if is_first else ("data",):
         pair = ({field: ladder.get(field)} for ladder in (begun or {}, wanted))
@@ -90,7 +91,7 @@ def _current(begun: Any, record: Any) -> Any:
 def _without_speed(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    speed = ("num_threads", "num_workers")
+    speed = ("num_threads", "num_workers", "compiler_options")
     return {name: _without_speed(item) for name, item in value.items() if name not in speed}
 
 

@@ -44,6 +44,7 @@ class TrainConfig:
       num_steps: length of the run.
       batch_size: rows of a global batch.
       microbatches: parts of it whose gradients are computed one after the other.
+      compiler_options: of XLA for the step, as NAME=VALUE.
       seed: of parameters, noise and data.
       ema_decay: of the average of the parameters, in [0, 1). The paper publishes none; 0.9999 is
         that of Video Diffusion Models (arXiv 2204.03458).
@@ -61,6 +62,7 @@ class TrainConfig:
     num_steps: int
     batch_size: int
     microbatches: int = 1
+    compiler_options: tuple[str, ...] = ()
     seed: int = 0
     ema_decay: float = 0.9999
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -77,6 +79,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, must be at least 1")
+        if wrong := [option for option in self.compiler_options if "=" not in option]:
+            raise ValueError(f"compiler_options: {wrong[0]!r} is not NAME=VALUE")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}, must be in [0, 2^31)")
         if not 0 <= self.ema_decay < 1:
@@ -156,6 +160,7 @@ def train(
         run_seed=config.seed,
         schedule=make_schedule(config.optimizer, config.num_steps),
         microbatches=config.microbatches,
+        compiler_options=config.compiler_options,
         state_shardings=state_shardings,
         batch_sharding=batch_sharding,
         frozen_shardings=[jax.tree.map(lambda x: x.sharding, tree) for tree in frozen],

@@ -37,6 +37,7 @@ def make_train_step(
     run_seed: int,
     schedule: optax.Schedule | None = None,
     microbatches: int = 1,
+    compiler_options: Sequence[str] = (),
     state_shardings: TrainState | None = None,
     batch_sharding: Any = None,
     frozen_shardings: Sequence[Any] = (),
@@ -55,6 +56,7 @@ def make_train_step(
       schedule: learning rate by updates made, for the metrics only.
       microbatches: if u > 1, batches have a leading axis u, and the gradient is the mean over it,
         computed one after the other in the memory of one.
+      compiler_options: of XLA, as NAME=VALUE.
       state_shardings: of the state's leaves; None leaves placement to jax.
       batch_sharding: of the batch's leaves, or one for all; None likewise.
       frozen_shardings: of each frozen tree's leaves, where the two before are given.
@@ -113,4 +115,5 @@ def make_train_step(
             "in_shardings": (state_shardings, batch_sharding, *frozen_shardings),
             "out_shardings": (state_shardings, None),
         }
-    return jax.jit(train_step, donate_argnums=0, **placement)
+    options = dict(option.split("=", 1) for option in compiler_options)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=options or None, **placement)

@@ -42,6 +42,9 @@ def run(flag_values):
         raise FloatingPointError("step 8: 8 steps in a row without a finite gradient")
     if flag_values.fail == "bug":
         raise RuntimeError("a bug")
+    if flag_values.fail.startswith("xla"):
+        import jax
+        jax.jit(abs, compiler_options=dict([flag_values.fail.split("=")]))(0)
     if flag_values.fail == "extra":
         import grain
     if flag_values.fail == "bucket":
@@ -152,6 +155,11 @@ def test_config_file_and_typed_overrides(commands, capsys, style):
         (["draw", "--config=sizes.py", "--config.group.levels[7]=1"], "IndexError: "),
         (["draw", "--fail=value"], "steps = 0 must be positive"),
         (["draw", "--fail=nan"], "step 8: 8 steps in a row without a finite gradient"),
+        (["draw", "--fail=xla_so=1"], "compiler_options: INVALID_ARGUMENT: No such compile option"),
+        (
+            ["draw", "--fail=xla_dump_hlo_as_text=2"],
+            "compiler_options: INVALID_ARGUMENT: While setting option xla_dump_hlo_as_text,",
+        ),
         (["draw", "--fail=os"], "/no/such/folder/clip.mp4: No such file or directory"),
     ],
 )

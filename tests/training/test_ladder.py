@@ -220,7 +220,8 @@ def test_another_teacher_or_other_data_do_not_go_on_with_a_ladder(tmp_path, toy,
         with pytest.raises(ValueError, match=rf"guided: was begun with another {field} "):
             climb(run, tmp_path / "undisturbed")
     faster = dataclasses.replace(toy.data, num_threads=toy.data.num_threads + 1)
-    climb(dataclasses.replace(toy, data=faster), tmp_path / "undisturbed")
+    told = dataclasses.replace(toy.guided, compiler_options=("xla_dump_hlo_as_text=True",))
+    climb(dataclasses.replace(toy, data=faster, guided=told), tmp_path / "undisturbed")
 
 
 def test_a_rung_without_a_finite_gradient_ends_the_ladder(tmp_path, toy, monkeypatch):

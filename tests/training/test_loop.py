@@ -381,6 +381,7 @@ def test_a_run_cannot_start_from_nothing_or_another_model(tmp_path):
         ({"num_steps": 0}, "num_steps"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"microbatches": 3}, "microbatches"),
+        ({"compiler_options": ("xla_fast",)}, "'xla_fast' is not NAME=VALUE"),
         ({"keep_every": 0}, "keep_every"),
         ({"seed": 2**31}, "seed"),
         ({"optimizer": OptimizerConfig(warmup_steps=99)}, "warmup_steps"),

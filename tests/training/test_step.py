@@ -56,6 +56,15 @@ def test_a_step_is_the_formula():
     assert all(m.dtype == jnp.float32 and m.shape == () for m in metrics.values())
 
 
+def test_the_compiler_is_told_its_options():
+    state = init_state(init_fn, optax.sgd(0.1), seed=0)
+    step = make(optax.sgd(0.1), compiler_options=["xla_dump_hlo_as_text=True"])
+    assert int(step(state, batch_of(0))[0].step) == 1
+    for option in ("xla_no_such_option=1", "xla_dump_hlo_as_text=2"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=option.split("=")[0]):
+            make(optax.sgd(0.1), compiler_options=[option]).lower(state, batch_of(0)).compile()
+
+
 def test_noise_is_a_function_of_seed_and_step_alone():
     def noisy(params, batch, key):
         return jnp.sum(params["w"]) * 0 + jax.random.normal(key), {}
