@@ -229,7 +229,8 @@ def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -
 def _check_field(path: str, stored: Stage, stage: Stage, field: str) -> None:
     theirs, ours = getattr(stored, field), getattr(stage, field)
     if field == "unet":  # how it is computed is not what it is
-        theirs = dataclasses.replace(theirs, remat=ours.remat, dtype=ours.dtype)
+        how = {name: getattr(ours, name) for name in ("remat", "dtype", "unrolled_levels")}
+        theirs = dataclasses.replace(theirs, **how)
     if ours != theirs:
         raise ValueError(f"{path}: stage.{field} is {theirs}, in this config it is {ours}")
 

@@ -254,6 +254,13 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path, toy):
     assert not (tmp_path / "work").exists()
 
 
+def test_how_the_teacher_was_computed_is_not_asked(tmp_path, toy):
+    unet = toy.stage.unet
+    unrolled = dataclasses.replace(unet, unrolled_levels=unet.unrolled_levels + 1)
+    stage = dataclasses.replace(toy.stage, unet=unrolled)
+    assert climb(dataclasses.replace(toy, stage=stage), tmp_path / "work")
+
+
 def test_a_student_is_no_first_teacher_and_a_damaged_ladder_is_named(tmp_path, toy, undisturbed):
     ladder_folder = tmp_path / "undisturbed"
     with pytest.raises(ValueError, match=r"stage\.distilled_steps is 2, in this config it is None"):
