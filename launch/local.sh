@@ -14,7 +14,7 @@
 #
 # Process 0 reports here; the others write to files process_1.log, ... in the folder that
 # LOCAL_LOGS names (a new one under /tmp by default). If one process fails, the others are stopped and
-# its exit code is that of the script. Ctrl-C stops all, after they have saved a checkpoint: 130.
+# its exit code is that of the script. Ctrl-C stops all, a training after it has saved a checkpoint: 130.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -10,9 +10,9 @@ from imagen_video.sharding.layout import Layout
 def as_cached(text_emb: Float[Array, "m n d"]) -> Float32[Array, "m n d"]:
     """Returns embeddings rounded to bfloat16's 8 digits, in float32.
 
-    The one place where they are rounded, on the way into the network: so it reads the same whether
-    they come from a cache, which holds bfloat16, or from an encoder that runs along, in training or
-    in sampling. A cast there and back would not do: XLA may leave both out to be more exact.
+    All are rounded here, on the way into the network: so it reads the same whether they come from a
+    cache, which holds bfloat16 already, or from an encoder that runs along, in training or in
+    sampling. A cast there and back would not do: XLA may leave both out to be more exact.
     """
     return jax.lax.reduce_precision(text_emb.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
 

@@ -134,7 +134,8 @@ def train(
       batches: the data; each batch holds this process's part, with a leading axis of microbatches
         if `config.microbatches` > 1.
       config: the run.
-      workdir: where `checkpoints/`, `config.json`, `metrics.jsonl` and TensorBoard events go.
+      workdir: where `checkpoints/`, `config.json`, TensorBoard events and, but in a bucket,
+        `metrics.jsonl` go.
       hooks: see `Hook`.
       run_config: kept in every checkpoint, JSON values: what is needed to build `init_fn` again.
       state_shardings: of the state's leaves; None means one device.

@@ -27,7 +27,7 @@ def scale_by_muon(*, b1: float, b2: float, eps: float) -> optax.GradientTransfor
     Args:
       b1: decay of Adam's mean; Muon's momentum keeps its usual 0.95.
       b2: decay of Adam's mean square.
-      eps: added to Adam's root.
+      eps: added to Adam's root, and to the norm that Muon divides by.
     """
     return optax.contrib.muon(
         learning_rate=-1.0,  # optax's alias descends; the rate and its sign follow in the chain.

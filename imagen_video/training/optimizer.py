@@ -20,13 +20,14 @@ class OptimizerConfig:
       name: "adafactor" for Imagen's base model, "adam" for its super-resolution models; "muon" is
         our choice for short runs of small networks.
       learning_rate: the highest, reached at the end of the warm-up.
-      warmup_steps: steps over which it rises linearly from 0.
+      warmup_steps: steps over which it rises linearly, the first at 1 / warmup_steps of it.
       schedule: after the warm-up: constant, or falling to 0 at `total_steps` along half a cosine
         or a line.
       total_steps: where it reaches 0; None means the length of the run.
       b1: Adam's decay of the gradient's mean. Adafactor has no mean; Muon has a decay of its own.
       b2: Adam's decay of the gradient's square. Adafactor has a schedule of its own.
-      eps: Adam's, added to the root of the square. Adafactor keeps optax's.
+      eps: Adam's, added to the root of the square; Muon adds it to a norm, too. Adafactor keeps
+        optax's.
       weight_decay: decoupled; each step takes learning rate * weight_decay of every parameter away.
       clip_norm: largest global norm of the gradient; None never clips.
     """

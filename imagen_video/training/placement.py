@@ -54,13 +54,12 @@ def state_shardings(layout: Layout, param_names: Any, state: TrainState) -> Trai
 
 
 def placement(stage: Stage, config: TrainConfig, layout: Layout | None) -> dict[str, Any]:
-    """Returns what `train` is told of devices: where state and batches lie, and what the compiler
-    is asked for; nothing on one device.
+    """Returns the arguments of `train` that spread state and batches; none without a layout.
 
     Args:
       stage: whose parameters are trained.
       config: of the run.
-      layout: mesh and rules; None for one device.
+      layout: mesh and rules; None leaves all on one device.
     """
     if layout is None:
         return {}

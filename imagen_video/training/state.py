@@ -24,7 +24,8 @@ class TrainState:
       params: float32 pytree.
       ema_params: float32 pytree of the same shapes, the average that is sampled from.
       opt_state: the optimizer's own.
-      skipped: int32 scalar, steps whose gradients were not finite and changed nothing but `step`.
+      skipped: int32 scalar, steps whose loss or gradient was not finite; they change `step` and
+        this alone.
     """
 
     step: Any
