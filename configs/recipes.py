@@ -17,15 +17,15 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 # large.
 SIXTEENTHS = {"sharding.mesh.data": -1, "sharding.mesh.fsdp": 16}
 
-# Kernels that are compiled sooner, for one clip of the base on a chip of v5e. A product with a
-# gather of parameters in it is a large one, so they are gathered beforehand; nor is more than 97%
-# of what a convolution could reach looked for, in less of the chip's vector memory (KiB). Without
-# these a step takes less time, but too long to compile: README.
-COMPILED_SOONER = (
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=false",
+# Kernels that are compiled sooner, for programs that otherwise take more than ten minutes: not more
+# than 97% of what a convolution could reach is looked for, in less of the chip's vector memory (KiB).
+SOONER = (
     "xla_jf_convolution_performance_target=0.97",
     "xla_tpu_scoped_vmem_limit_kib=12288",
 )
+# On v5e a product with a gather of parameters in it is a large kernel: they are gathered before it.
+# The base's step takes longer for it, but with them it would take too long to compile: README.
+GATHERED_BEFORE = ("xla_tpu_enable_async_collective_fusion_fuse_all_gather=false",)
 
 
 def train(
@@ -63,7 +63,8 @@ def distill(
 RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
     "base": {
         # Eight rows of 16 frames of 24x40 on a chip of v5p at a time, one on one of v5e.
-        "train": train("v5p:4x4x4") | train("v5e:16x16", parts=8, compiler_options=COMPILED_SOONER),
+        "train": train("v5p:4x4x4")
+        | train("v5e:16x16", parts=8, compiler_options=SOONER + GATHERED_BEFORE),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         # The guided teacher needs memory for both its branches.
         **distill("v5p:4x4x4", guide=8),
@@ -74,22 +75,22 @@ RECIPES: dict[str, dict[str, dict[str, dict[str, object]]]] = {
         **distill("v5p:4x4x4", guide=2, halve=2),
     },
     "ssr1": {
-        "train": train("v5p:4x4x4", parts=2) | train("v5e:16x16"),
+        "train": train("v5p:4x4x4", parts=2, compiler_options=SOONER) | train("v5e:16x16"),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4"),
     },
     "ssr2": {
-        "train": train("v5p:4x4x4", parts=1) | train("v5e:16x16", parts=2),
+        "train": train("v5p:4x4x4", parts=1, compiler_options=SOONER) | train("v5e:16x16", parts=2),
         "sample": sample("v5e:2x2", "v5p:2x2x1"),
         **distill("v5p:4x4x4", guide=2, halve=2),
     },
     "tsr2": {
-        "train": train("v5p:4x4x4", "v5e:16x16", parts=1),
+        "train": train("v5p:4x4x4", parts=1, compiler_options=SOONER) | train("v5e:16x16", parts=1),
         "sample": sample("v5e:2x4", "v5p:2x2x2"),
         **distill("v5p:4x4x4", guide=1, halve=1),
     },
     "tsr3": {
-        "train": train("v5p:4x4x4", "v5e:16x16", parts=1),
+        "train": train("v5p:4x4x4", parts=1, compiler_options=SOONER) | train("v5e:16x16", parts=1),
         "sample": sample("v5e:4x4", "v5p:2x2x4"),
         **distill("v5p:4x4x4", guide=1, halve=1),
     },
