@@ -18,7 +18,7 @@ FRAMES = {"sharding.mesh.fsdp": 1, "sharding.mesh.context": -1}
 SIXTEENTHS = {"sharding.mesh.data": -1, "sharding.mesh.fsdp": 16}
 
 # Kernels that are compiled sooner, for programs that otherwise take more than ten minutes: not more
-# than 97% of what a convolution could reach is looked for, in less of the chip's vector memory (KiB).
+# than 97% of what a convolution could reach is looked for, in less of a chip's vector memory (KiB).
 SOONER = (
     "xla_jf_convolution_performance_target=0.97",
     "xla_tpu_scoped_vmem_limit_kib=12288",

@@ -8,6 +8,7 @@ workers and processes change who does the work, never what a position holds.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -41,9 +42,9 @@ class PipelineConfig:
         spread evenly over its rows. The paper publishes no ratio.
       microbatches: equal parts a batch is handed out in, stacked on a new leading axis if more
         than 1, for gradient accumulation.
-      row_shards: equal parts of a (micro)batch that hold their captions with their rows; a multiple
-        of the process count, which is what None means. A batch that is split over n chips needs n,
-        so that captions split evenly too and each is on the chip that holds its rows.
+      row_shards: equal parts of a (micro)batch that hold their captions with their rows. A batch
+        that is split over n chips needs n, so that captions split evenly too and each is on the
+        chip that holds its rows.
       num_workers: reading processes; 0 reads in this one.
       num_threads: reading threads of each; 0 reads only when a batch is asked for.
       prefetch: batches made ahead, for each worker.
@@ -57,7 +58,7 @@ class PipelineConfig:
     frames: int = 1
     image_share: float = 0.0
     microbatches: int = 1
-    row_shards: int | None = None
+    row_shards: int = 1
     num_workers: int = 0
     num_threads: int = 1
     prefetch: int = 2
@@ -65,7 +66,8 @@ class PipelineConfig:
     echo: int = 1
 
     def __post_init__(self):
-        ones = ("batch_size", "frames", "microbatches", "max_damaged", "prefetch", "echo")
+        ones = ("batch_size", "frames", "microbatches", "row_shards")
+        ones += ("max_damaged", "prefetch", "echo")
         for name, low in (
             dict.fromkeys(ones, 1) | {"seed": 0, "num_workers": 0, "num_threads": 0}
         ).items():
@@ -151,7 +153,7 @@ class Batches:
     and, only if some rows pack images, so that an all-video program knows it is one:
       is_image: bool [b].
       caption_index: int32 [b f], into the m captions of the global (micro)batch: those of all
-        processes one after the other.
+        row shards one after the other.
       caption_id: int32 [m], row * frames + frame of the caption's first reader, whatever the layout
         (what a caption's dropout is drawn from); -1 for a slot that no frame reads.
     """
@@ -166,8 +168,7 @@ class Batches:
         caption_fn: CaptionFn,
         video_source: ClipSource | None = None,
         image_source: ClipSource | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        shards: Sequence[int] | None = None,
     ):
         """Lays out the batches; nothing is read before the first is asked for.
 
@@ -177,19 +178,18 @@ class Batches:
             int32 [m n], n fixed; must be fit to go to another process if there are workers.
           video_source: may be None if all rows pack images.
           image_source: may be None if none does.
-          process_index: which of
-          process_count: processes this is.
+          shards: which of the row shards this process reads, ascending; None for all.
 
         Raises:
-          ValueError: a source is missing or empty, or the rows cannot be cut into equal parts.
+          ValueError: a source is missing or empty, the rows cannot be cut into equal parts, or
+            there are no such shards.
         """
         layout = BatchLayout.build(
             image_rows=config.image_rows,
             frames=config.frames,
             microbatches=config.microbatches,
-            row_shards=config.row_shards or process_count,
-            process_index=process_index,
-            process_count=process_count,
+            row_shards=config.row_shards,
+            shards=range(config.row_shards) if shards is None else shards,
         )
         sources = {}
         for name, source, needed in (

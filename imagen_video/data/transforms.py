@@ -167,13 +167,13 @@ class BatchLayout:
 
     Attributes:
       groups: Int[u s r], global rows by microbatch and shard, of the shards this process owns.
-      first_shard: which shard of a microbatch is the first of these.
+      shards: which of a microbatch's shards these are, ascending.
       captions: slots of a shard.
       frames: frames of a packed row; None if no row of the global batch is one.
     """
 
     groups: Int[np.ndarray, "u s r"]
-    first_shard: int
+    shards: tuple[int, ...]
     captions: int
     frames: int | None
 
@@ -185,18 +185,17 @@ class BatchLayout:
         frames: int,
         microbatches: int,
         row_shards: int,
-        process_index: int,
-        process_count: int,
+        shards: Sequence[int],
     ) -> "BatchLayout":
         """Lays out the batches whose row j packs `frames` images where `image_rows[j]` is True.
 
         Raises:
-          ValueError: the rows cannot be cut into equal parts.
+          ValueError: the rows cannot be cut into equal parts, or the process's shards are not some
+            of these, in order.
         """
-        if row_shards % process_count:
-            raise ValueError(
-                f"row_shards is {row_shards}, must be a multiple of {process_count} processes"
-            )
+        shards = tuple(shards)
+        if not shards or shards != tuple(sorted(set(shards) & set(range(row_shards)))):
+            raise ValueError(f"shards: {shards} are not some of {row_shards}, in order")
         if len(image_rows) % (microbatches * row_shards):
             raise ValueError(
                 f"batch_size is {len(image_rows)}, must be a multiple of microbatches x row_shards,"
@@ -204,11 +203,9 @@ class BatchLayout:
             )
         rows = np.arange(len(image_rows)).reshape(microbatches, row_shards, -1)
         captions = np.where(image_rows, frames, 1)[rows].sum(axis=-1)
-        owned = row_shards // process_count
-        first = process_index * owned
         return cls(
-            groups=rows[:, first : first + owned],
-            first_shard=first,
+            groups=rows[:, list(shards)],
+            shards=shards,
             captions=int(captions.max()),
             frames=frames if any(image_rows) else None,
         )
@@ -238,8 +235,8 @@ def collate(rows: Sequence[Row], *, layout: BatchLayout, caption_fn: CaptionFn) 
     u, s, r = layout.groups.shape
     captions, indices, ids = [], [], []
     for g in range(u * s):
-        # Captions of other processes' shards come before or after: indices are global.
-        first = (layout.first_shard + g % s) * layout.captions
+        # Captions of other processes' shards come before, between or after: indices are global.
+        first = layout.shards[g % s] * layout.captions
         used = 0
         for row in rows[g * r : (g + 1) * r]:
             count = len(row["captions"])

@@ -114,8 +114,7 @@ def training_batch(run: StageRun, *, row_shards: int) -> dict[str, jax.ShapeDtyp
         frames=config.frames,
         microbatches=config.microbatches,
         row_shards=row_shards,
-        process_index=0,
-        process_count=1,
+        shards=range(row_shards),
     )
     u, shards, rows = layout.groups.shape
     b, m = shards * rows, shards * layout.captions

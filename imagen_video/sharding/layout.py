@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -102,20 +104,23 @@ class Layout:
         rows = RULES[axes.BATCH]
         return NamedSharding(self.mesh, PartitionSpec(*[None] * (microbatches > 1), rows))
 
-    def rows_of_process(self, process: int) -> tuple[int, int]:
-        """Returns which of how many equal parts of a batch the process reads.
+    def parts_of_process(self, process: int) -> tuple[int, ...]:
+        """Returns which of a batch's `batch_shards` equal parts the process reads, ascending.
 
-        Processes that share the clips of one part, cut over context, read the same part.
+        They need not be neighbours: a TPU's mesh follows its torus, not its hosts. Processes that
+        share the clips of one part, cut over context, read the same part.
 
         Raises:
-          ValueError: the process's parts are not one run of them, or not as many as others'.
+          ValueError: not all processes hold as many parts.
         """
         parts = self.mesh.devices.reshape(self.batch_shards, -1)
-        own = [i for i, part in enumerate(parts) if any(d.process_index == process for d in part)]
-        size = len(own)
-        if not own or own != list(range(own[0], own[0] + size)) or own[0] % size:
-            raise ValueError(f"mesh: process {process} holds parts {own} of a batch, not one run")
-        return own[0] // size, self.batch_shards // size
+        held = [{device.process_index for device in part} for part in parts]
+        counts = Counter(itertools.chain.from_iterable(held))
+        if len(set(counts.values())) > 1 or process not in counts:
+            raise ValueError(
+                f"mesh: its processes hold {dict(counts)} parts of a batch, not as many"
+            )
+        return tuple(i for i, processes in enumerate(held) if process in processes)
 
     @property
     def replicated(self) -> NamedSharding:

@@ -122,12 +122,9 @@ def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> 
     Raises:
       ValueError: the rows of a batch cannot be spread over the devices.
     """
-    rows_of_process, row_shards = (0, 1), 1
+    shards, row_shards = None, 1
     if layout is not None:
-        rows_of_process, row_shards = (
-            layout.rows_of_process(jax.process_index()),
-            layout.batch_shards,
-        )
+        shards, row_shards = layout.parts_of_process(jax.process_index()), layout.batch_shards
         if run.train.batch_size % (run.train.microbatches * row_shards):
             raise ValueError(
                 f"train.batch_size: {run.train.batch_size} is not a multiple of"
@@ -153,8 +150,7 @@ def make_batches(run: StageRun, text: RunText, layout: Layout | None = None) -> 
     return Batches(
         config,
         caption_fn=caption_fn(text),
-        process_index=rows_of_process[0],
-        process_count=rows_of_process[1],
+        shards=shards,
         **sources,
     )
 

@@ -55,13 +55,13 @@ def levels(batch):
 
 def make(*, count=10, images=None, process=(0, 1), damaged=frozenset(), **config):
     image_source = None if images is None else NumberedClips(images, is_image=True)
+    row_shards = config.setdefault("row_shards", process[1])
     return Batches(
         PipelineConfig(**config),
         caption_fn=tokenize,
         video_source=NumberedClips(count, damaged=frozenset(damaged)),
         image_source=image_source,
-        process_index=process[0],
-        process_count=process[1],
+        shards=range(row_shards)[process[0] :: process[1]],
     )
 
 
@@ -150,6 +150,21 @@ def test_process_count_changes_nothing(processes):
             np.testing.assert_array_equal(joined, whole[k][name])
         # The slots differ, what each frame reads does not.
         assert captions_by_frame(split) == captions_by_frame([whole[k]])
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_processes_need_not_read_neighbouring_shards(microbatches):
+    config = {"batch_size": 12, "images": 9, "image_share": 0.5, "frames": 4, "num_threads": 0}
+    config |= {"row_shards": 6, "microbatches": microbatches}
+    whole, axis = make(**config), int(microbatches > 1)
+    parts = [make(**config, process=(p, 2)) for p in range(2)]  # even and odd shards
+    for k in (0, 3):
+        split = [part[k] for part in parts]
+        assert whole[k].keys() == split[0].keys()
+        for name, expected in whole[k].items():
+            shards = [np.split(batch[name], 3, axis) for batch in split]
+            joined = [shards[i % 2][i // 2] for i in range(6)]
+            np.testing.assert_array_equal(np.concatenate(joined, axis), expected, err_msg=name)
 
 
 def test_microbatches_are_parts_of_the_same_batch():
@@ -292,7 +307,9 @@ def test_records_with_transforms_draw_from_the_position():
         ({"batch_size": 4, "image_share": 0.1}, "image_share"),
         ({"batch_size": 4, "image_share": 0.5}, "image_source"),
         ({"batch_size": 4, "microbatches": 3}, "batch_size"),
-        ({"batch_size": 4, "row_shards": 3, "process": (0, 2)}, "row_shards"),
+        ({"batch_size": 4, "row_shards": 3}, "batch_size"),
+        ({"batch_size": 4, "row_shards": 0}, "row_shards"),
+        ({"batch_size": 4, "row_shards": 2, "process": (2, 3)}, "shards"),
         ({"batch_size": 4, "count": 0}, "video_source"),
     ],
 )

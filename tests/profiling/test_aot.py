@@ -2,6 +2,7 @@
 
 import ctypes.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from imagen_video.cascade.stage import Stage
 from imagen_video.config import load_config, to_record
 from imagen_video.profiling.aot import environment, run_compiler
 from imagen_video.profiling.description import describe_stage
+from imagen_video.profiling.slices import Slice
 
 pytest.importorskip("libtpu")
 
@@ -218,6 +220,30 @@ def test_a_compiler_that_is_killed_is_a_mistake_with_a_name(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(ValueError, match=r"the compiler was ended by SIGKILL: .* too little"):
         run_compiler(["compile"], {})
+
+
+@pytest.mark.parametrize("where", ["v5p:4x4x4", "v5e:16x16", "v5e:4x4", "v4:2x2x4"])
+def test_every_host_of_a_slice_reads_its_part_of_a_batch(monkeypatch, where):
+    for name, value in environment().items():
+        if os.environ.get(name) != value:
+            monkeypatch.setenv(name, value)
+    printed = printed_on(
+        1,
+        f"""
+        from imagen_video.profiling.aot import slice_layout
+        from imagen_video.profiling.slices import Slice
+        from imagen_video.sharding.layout import ShardingConfig
+        from imagen_video.sharding.mesh import MeshShape
+
+        for mesh in MeshShape(), MeshShape(data=-1, fsdp=4), MeshShape(data=-1, fsdp=16):
+            layout = slice_layout(Slice.parse({where!r}), ShardingConfig(mesh=mesh))
+            hosts = {{device.process_index for device in layout.mesh.devices.flat}}
+            parts = [part for host in hosts for part in layout.parts_of_process(host)]
+            assert sorted(parts) == list(range(layout.mesh.size)), parts
+            print(len(hosts))
+        """,
+    )
+    assert printed.split() == [str(math.prod(Slice.parse(where).shape) // 4)] * 3
 
 
 @pytest.mark.slow

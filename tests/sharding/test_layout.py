@@ -120,12 +120,13 @@ def of_processes(parts):
 
 
 def test_every_process_reads_the_rows_its_devices_hold():
-    assert of_processes([[0, 0], [0, 0], [1, 1], [1, 1]]).rows_of_process(1) == (1, 2)
+    assert of_processes([[0, 0], [0, 0], [1, 1], [1, 1]]).parts_of_process(1) == (2, 3)
     # One clip over two processes: both read it.
     shared = of_processes([[0, 1], [2, 3]])
-    assert [shared.rows_of_process(p) for p in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
-    with pytest.raises(ValueError, match="not one run"):
-        of_processes([[0], [1], [0], [1]]).rows_of_process(0)
+    assert [shared.parts_of_process(p) for p in range(4)] == [(0,), (0,), (1,), (1,)]
+    assert of_processes([[0], [1], [0], [1]]).parts_of_process(1) == (1, 3)
+    with pytest.raises(ValueError, match="not as many"):
+        of_processes([[0], [1], [0]]).parts_of_process(0)
 
 
 def test_a_single_cpu_needs_no_layout():
