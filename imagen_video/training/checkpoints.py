@@ -176,7 +176,17 @@ def _open(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkp
         "optimizer": ocp.StandardCheckpointHandler(),
         "run": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+    return _Manager(path, options=options, item_handlers=handlers)
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """False: `StopSignal` asks jax, by a count of its own.
+
+        jax remembers the largest number that it was asked with. Asked with a step, as Orbax does at
+        every save, it would stop the job at a count that is never reached.
+        """
+        return False
 
 
 def _absolute(directory: str) -> epath.Path:

@@ -24,23 +24,56 @@ try:
 except Exception as error:
     print("told", type(error).__name__, error, flush=True)
 """
-# A training that ran through its steps, SIGTERM for one process, another training's later steps.
+# A training that ran through its steps, and saved its last; SIGTERM for one process; another
+# training's later steps.
 PREEMPTED = """
 import os, signal, sys, time, types
 import jax
+import jax.numpy as jnp
 from imagen_video.cli.distributed import join
 join(types.SimpleNamespace(distributed=True), saves_when_stopped=True)
+from imagen_video.training.checkpoints import Checkpoints
+from imagen_video.training.state import TrainState
 from imagen_video.training.stop_signal import StopSignal
 with StopSignal() as stop:
     assert not any(stop.agreed() for step in range(int(sys.argv[1])))
+everywhere = jax.sharding.NamedSharding(jax.make_mesh((2,), "d"), jax.sharding.PartitionSpec())
+def make():
+    w, step = {"w": jnp.ones(3)}, jnp.int32(100_000)
+    return TrainState(step=step, params=w, ema_params=w, opt_state=w, skipped=step)
+checkpoints = Checkpoints(sys.argv[2])
+checkpoints.save(jax.jit(make, out_shardings=everywhere)(), data={}, config={})
 if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(3)  # So long the processes need to agree on the count at which they stop.
 with StopSignal() as stop:
     for step in range(5000, 5400):
         time.sleep(0.05)
         if stop.agreed():
             print("told", step, stop.received, flush=True)
             break
+checkpoints.close()
+"""
+# A mesh that takes devices of both processes in turn, as that of a TPU's torus does.
+IN_TURN = """
+import os, types
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax
+import numpy as np
+from imagen_video.cli.distributed import join
+join(types.SimpleNamespace(distributed=True))
+from imagen_video.sharding.layout import Layout
+from imagen_video.sharding.mesh import MESH_AXES
+from imagen_video.training.loop import to_devices
+devices = np.array(jax.devices())[[0, 2, 1, 3]].reshape(2, 2, 1, 1)
+layout = Layout(mesh=jax.sharding.Mesh(devices, MESH_AXES))
+rows = np.arange(2 * 8 * 3).reshape(2, 8, 3)  # microbatches, rows
+parts = layout.parts_of_process(jax.process_index())
+own = np.split(rows, layout.batch_shards, axis=1)
+batch = {"rows": np.concatenate([own[part] for part in parts], axis=1)}
+for shard in to_devices(batch, layout.batch(microbatches=2))["rows"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, rows[shard.index])
+print("told", *parts, flush=True)
 """
 SAMPLING = """
 import time, types
@@ -89,11 +122,17 @@ def test_every_error_of_the_first_process_reaches_the_second(kind, first, second
 
 
 @pytest.mark.parametrize("steps_before", [0, 3])
-def test_a_signal_before_a_run_or_between_two_stops_all_at_one_of_the_next_steps(steps_before):
-    (first,), (second,) = told(processes_of(PREEMPTED, str(steps_before)))
+def test_a_signal_before_a_run_or_between_two_stops_all_at_one_of_the_next_steps(
+    tmp_path, steps_before
+):
+    (first,), (second,) = told(processes_of(PREEMPTED, str(steps_before), str(tmp_path)))
     assert first == second
     step, received = first.split()
     assert 5000 <= int(step) < 5399 and int(received) == signal.SIGTERM
+
+
+def test_processes_hold_rows_that_are_no_neighbours():
+    assert told(processes_of(IN_TURN)) == [["0 2"], ["1 3"]]
 
 
 def test_a_command_that_saves_as_it_goes_ends_at_sigterm():
