@@ -11,6 +11,7 @@ from etils import epath
 
 from imagen_video import config as config_files
 from imagen_video.cascade.cascade import Cascade, check_chain
+from imagen_video.cascade.same_network import check_same_network
 from imagen_video.cascade.stage import STAGE_NAMES, Stage
 from imagen_video.cascade.stage_choice import chosen_stages, oscillating_stages
 from imagen_video.cascade.weights import StageModel, load_stage, make_stage_model
@@ -152,6 +153,8 @@ def load_stage_weights(
             f"{path}: guidance is folded into these weights of {stored.name}, which the config"
             " does not say; sample them without a config"
         )
+    if stage is not None:
+        check_same_network(str(path), stored, stage)
     try:
         return make_stage_model(stage or stored, params, text_digest=text_digest)
     except ValueError as error:

@@ -28,6 +28,28 @@ def student_of(stage, num_steps=2):
     )
 
 
+def test_a_config_does_not_say_what_weights_were_trained_for(weights):
+    path = weights / "tsr1.safetensors"
+
+    def loaded_as(**fields):
+        return load_stage_weights(path, stage=dataclasses.replace(TSR1, **fields))
+
+    for fields, message in (
+        ({"prediction": "x"}, r"tsr1\.safetensors: stage\.prediction is v, in this config it is x"),
+        ({"fill": "blank"}, r"stage\.fill is repeat, in this config it is blank"),
+        ({"low_res_error": 0.5}, r"stage\.low_res_error is None, in this config it is 0\.5"),
+        (
+            {"unet": dataclasses.replace(TSR1.unet, max_frames=TSR1.unet.max_frames + 1)},
+            r"stage\.unet\.max_frames is",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded_as(**fields)
+    unet = dataclasses.replace(TSR1.unet, remat="products", unrolled_levels=1)
+    schedule = dataclasses.replace(TSR1.schedule, logsnr_max=15.0)
+    assert loaded_as(unet=unet, schedule=schedule).stage.unet == unet
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Originals, and students with other parameters beside them."""

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from imagen_video import records
 from imagen_video.array_types import KeyArray
+from imagen_video.cascade.same_network import NETWORK_FIELDS, check_same_network
 from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.cascade.weights import load_stage
 from imagen_video.files import held
@@ -31,10 +32,7 @@ from imagen_video.training.rungs import DistillRun, Rung, ladder, stage_run
 from imagen_video.training.stage_run import check_text, make_batches
 
 # Of a stage, what its weights depend on.
-TRAINED_FIELDS = (
-    *("name", "output", "input", "fill", "unet", "schedule", "prediction", "low_res_error"),
-    *("distilled_steps", "distilled_guidance"),
-)
+TRAINED_FIELDS = (*NETWORK_FIELDS, "output", "schedule", "distilled_steps", "distilled_guidance")
 ADVICE = "lower the learning rate of its optimizer and use another work directory"
 
 
@@ -221,18 +219,8 @@ def _restore(path: str, stage: Stage, *, text: RunText, layout: Layout | None) -
         raise ValueError(
             f"{path}: was trained with text model {digest[:12]}, but the run reads {text.name}"
         )
-    for field in TRAINED_FIELDS:
-        _check_field(path, stored, stage, field)
+    check_same_network(path, stored, stage, fields=TRAINED_FIELDS)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-
-
-def _check_field(path: str, stored: Stage, stage: Stage, field: str) -> None:
-    theirs, ours = getattr(stored, field), getattr(stage, field)
-    if field == "unet":  # how it is computed is not what it is
-        how = {name: getattr(ours, name) for name in ("remat", "dtype", "unrolled_levels")}
-        theirs = dataclasses.replace(theirs, **how)
-    if ours != theirs:
-        raise ValueError(f"{path}: stage.{field} is {theirs}, in this config it is {ours}")
 
 
 def _finite(value: Any) -> float | None:
