@@ -15,6 +15,12 @@ from imagen_video import records
 
 LADDER_FILE = "ladder.json"
 EVALUATION_FILE = "evaluation.json"
+# Fields of a rung and its data that do not say what it learns: a ladder goes on under others, such
+# as those of another slice's recipe.
+HOW_IT_RUNS = (
+    *("num_threads", "num_workers", "compiler_options", "microbatches", "remat", "unrolled_levels"),
+    *("log_every", "checkpoint_every", "keep", "keep_every", "max_skipped"),
+)
 
 
 def last_rung(workdir: epath.Path) -> epath.Path:
@@ -65,7 +71,7 @@ def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) 
     Args:
       folder: of the rung, which may not have begun.
       rung: its record.
-      run: that of the ladder, of which the data count, but not how fast they are read.
+      run: that of the ladder, of which the data count.
       is_first: whether the rung's teacher is that of the ladder, which counts, too.
     """
     path = folder / "config.json"
@@ -73,11 +79,11 @@ def check_same_rung(folder: epath.Path, rung: Any, run: Any, *, is_first: bool) 
         return
     config = _read(path)
     of_rung = _current(config.get("run"), rung), records.to_dict(rung)
-    _check_equal(folder, *map(_without_speed, of_rung))
+    _check_equal(folder, *map(_what_counts, of_rung))
     begun, wanted = _current(config.get("ladder"), run), records.to_dict(run)
     for field in ("data", "teacher") if is_first else ("data",):
         pair = ({field: ladder.get(field)} for ladder in (begun or {}, wanted))
-        _check_equal(folder, *map(_without_speed, pair))
+        _check_equal(folder, *map(_what_counts, pair))
 
 
 def _current(begun: Any, record: Any) -> Any:
@@ -88,11 +94,10 @@ def _current(begun: Any, record: Any) -> Any:
         return begun
 
 
-def _without_speed(value: Any) -> Any:
+def _what_counts(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    speed = ("num_threads", "num_workers", "compiler_options")
-    return {name: _without_speed(item) for name, item in value.items() if name not in speed}
+    return {name: _what_counts(item) for name, item in value.items() if name not in HOW_IT_RUNS}
 
 
 def _check_equal(folder: epath.Path, begun: Any, wanted: Any) -> None:

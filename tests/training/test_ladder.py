@@ -220,8 +220,14 @@ def test_another_teacher_or_other_data_do_not_go_on_with_a_ladder(tmp_path, toy,
         with pytest.raises(ValueError, match=rf"guided: was begun with another {field} "):
             climb(run, tmp_path / "undisturbed")
     faster = dataclasses.replace(toy.data, num_threads=toy.data.num_threads + 1)
-    told = dataclasses.replace(toy.guided, compiler_options=("xla_dump_hlo_as_text=True",))
-    climb(dataclasses.replace(toy, data=faster, guided=told), tmp_path / "undisturbed")
+    unet = dataclasses.replace(toy.stage.unet, unrolled_levels=toy.stage.unet.unrolled_levels + 1)
+    otherwise = dataclasses.replace(
+        toy.guided, compiler_options=("xla_dump_hlo_as_text=True",), microbatches=2, log_every=3
+    )
+    run = dataclasses.replace(
+        toy, data=faster, guided=otherwise, stage=dataclasses.replace(toy.stage, unet=unet)
+    )
+    climb(run, tmp_path / "undisturbed")
 
 
 def test_a_rung_without_a_finite_gradient_ends_the_ladder(tmp_path, toy, monkeypatch):
