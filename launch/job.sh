@@ -41,7 +41,7 @@ complete_slice() {
     distill) subject="$(basename "${config/.py/}")" ;;
     sample) subject="sample" ;;
   esac
-  name="${name:-imagen-video-${subject//[_:,]/-}}"
+  name="${name:-imagen-video-${subject//[_:,.]/-}}"
   # What Google Cloud and xpk both take.
   if [[ ! $name =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]]; then
     mistake "--name '$name' is not of at most 40 lower-case letters, digits and dashes, a letter" \

@@ -57,12 +57,13 @@ def test_pod_samples_and_a_lost_slice_goes_on(checkout):
     assert [call[5] for call in checkout.calls("create")] == ["imagen-video-sample"] * 2
 
 
-def test_pod_distills_under_a_name_of_the_ladder(checkout):
-    arguments = ["--command=distill", "--config=configs/distill.py:base,full", "--dry_run"]
+@pytest.mark.parametrize(("size", "name"), [("full", "full"), ("1.6b", "1-6b")])
+def test_pod_distills_under_a_name_of_the_ladder(checkout, size, name):
+    arguments = ["--command=distill", f"--config=configs/distill.py:base,{size}", "--dry_run"]
     printed = commands_of(checkout.run(*POD[:1], *arguments, *POD[2:]))
-    assert printed[1][5] == "imagen-video-distill-base-full"
+    assert printed[1][5] == f"imagen-video-distill-base-{name}"
     (work,) = [line for line in printed if any("worker.sh run" in word for word in line)]
-    distilling = "run distill --config configs/distill.py:base,full --workdir gs://bucket/base"
+    distilling = f"run distill --config configs/distill.py:base,{size} --workdir gs://bucket/base"
     assert distilling in flag(work, "--command")
 
 
