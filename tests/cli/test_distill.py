@@ -111,7 +111,7 @@ def test_distil_export_and_sample_follow_one_another(tmp_path, capsys, monkeypat
         (["--config.teacher=/no/teacher"], "/no/teacher/checkpoints: no checkpoint there"),
         (["--config.distillation.final_steps=3"], "config.distillation: final_steps: halving 2"),
         (["--config.distillation.finalsteps=4"], "config.distillation.finalsteps: config.distill"),
-        (["--config.stage.schedule.logsnr_max=10.0"], "TEACHER: stage.schedule is CosineSchedule"),
+        (["--config.stage.schedule.logsnr_max=10.0"], "TEACHER: stage.schedule.logsnr_max is 20"),
         (["--config.halving.batch_size=0"], "config.halving: batch_size is 0"),
     ],
 )
