@@ -11,6 +11,7 @@ from etils import epath
 
 from imagen_video import records
 from imagen_video.array_types import KeyArray
+from imagen_video.cascade.same_network import NETWORK_FIELDS, check_same_network
 from imagen_video.cascade.stage import Stage, init_stage_params
 from imagen_video.data.pipeline import Batches, PipelineConfig
 from imagen_video.data.sources import CaptionedShapes, ClipGrid
@@ -82,13 +83,15 @@ class StageRun:
         stage, data = self.stage, self.data
         if self.objective.loss == "r_mse" and stage.low_res_error is None:
             raise ValueError("objective.loss: 'r_mse' needs stage.low_res_error, which is None")
-        frames = data.train_frames or stage.output.frames
-        if frames > stage.output.frames or frames % stage.frame_factor:
+        frames = stage.output.frames if data.train_frames is None else data.train_frames
+        if not 0 < frames <= stage.output.frames or frames % stage.frame_factor:
             raise ValueError(
                 f"data.train_frames: {frames} is not a multiple of {stage.frame_factor} up to the"
                 f" stage's {stage.output.frames} frames"
             )
         height, width = data.train_crop or (stage.output.height, stage.output.width)
+        if min(height, width) < 1:
+            raise ValueError(f"data.train_crop: {height}x{width} is empty")
         stage.unet.check_size(height, width)
         if height > stage.output.height or width > stage.output.width:
             raise ValueError(
@@ -199,7 +202,7 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
     Raises:
       ValueError: the embeddings are not as wide as the network expects; the cache is of another
         text model, or lacks a caption; or the work directory was trained with another,
-        or holds a run of another stage.
+        or holds a run of another stage, or of one whose network takes or makes something else.
     """
     check_text(run.stage, text)
     if run.text.cache is not None and isinstance(text, TextModel):
@@ -215,6 +218,9 @@ def train_stage(run: StageRun, *, text: RunText, workdir: str) -> TrainState:
             raise ValueError(
                 f"{workdir}: holds a run of {begun}, not of {run.stage.name}; use another folder"
             )
+        if "stage" in before["run"]:
+            stored = records.from_dict(Stage, before["run"]["stage"], where=f"{workdir}: stage")
+            check_same_network(workdir, stored, run.stage, fields=(*NETWORK_FIELDS, "schedule"))
     layout = layout_if_needed(run.sharding)
 
     def init_fn(key: KeyArray) -> Any:

@@ -289,14 +289,21 @@ def test_a_work_directory_with_a_damaged_config_is_named(tmp_path, content):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_a_work_directory_of_another_stage_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "tsr3"}, "holds a run of tsr3, not of tsr1; use another folder"),
+        ({"prediction": "eps"}, r"stage\.prediction is eps, in this config it is v"),
+    ],
+)
+def test_a_work_directory_of_another_stage_is_refused(tmp_path, fields, message):
     """Two stages may have parameters of the same shapes."""
     run = run_of(num_steps=1)
-    other = dataclasses.replace(run, stage=dataclasses.replace(run.stage, name="tsr3"))
+    other = dataclasses.replace(run, stage=dataclasses.replace(run.stage, **fields))
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     config = {"run": records.to_dict(other), "text_digest": text_model().digest}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="holds a run of tsr3, not of tsr1; use another folder"):
+    with pytest.raises(ValueError, match=message):
         train_stage(run, text=text_model(), workdir=str(tmp_path))
 
 

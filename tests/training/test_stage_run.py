@@ -100,6 +100,8 @@ def test_two_stages_are_trained_on_the_same_clips():
     [
         ("train_frames", 3, "train_frames: 3 is not a multiple of 2"),
         ("train_frames", 10, "train_frames: 10"),
+        ("train_frames", 0, "train_frames: 0 is not a multiple of 2"),
+        ("train_crop", (0, 8), "train_crop: 0x8 is empty"),
         ("train_crop", (3, 8), "height: 3 is not a multiple of 2"),
         ("train_crop", (6, 8), "train_crop: 6x8 is larger than the stage's 8x4x8"),
     ],
