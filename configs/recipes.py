@@ -4,9 +4,9 @@
 
 A recipe is fields by dotted path; flags of the command line win over it. On a slice that no recipe
 names, sampling cuts a clip's frames over all chips, and other programs run with the config as it
-is: rows and parameters cut over all chips. Those without a star in README's table have been compiled
-for their slices as they are here, the others as it says there (`bash launch/compile_all.sh DIR`
-compiles them anew); none has run on one.
+is: rows and parameters cut over all chips. Those without a star in README's table have been
+compiled for their slices as they are here, the others as it says there (`bash launch/compile_all.sh
+DIR` compiles them anew); none has run on one.
 """
 
 # A clip's frames over all chips, parameters whole on each.
