@@ -9,6 +9,8 @@ from imagen_video.cascade.stage import Stage
 # What a network takes and what its output means. Noise levels are told to it, so that weights may
 # be sampled by another schedule, and on another grid, than they were trained with.
 NETWORK_FIELDS = ("name", "input", "fill", "unet", "prediction", "low_res_error")
+# Of its U-Net, how it is computed, which is not what it is.
+COMPUTED_BY = ("remat", "dtype", "unrolled_levels")
 
 
 def check_same_network(
@@ -22,11 +24,8 @@ def check_same_network(
       stage: what they are wanted for. How its network is computed may differ.
       fields: that count.
     """
-    ours = stage.unet
-    as_computed = dataclasses.replace(
-        stored.unet, remat=ours.remat, dtype=ours.dtype, unrolled_levels=ours.unrolled_levels
-    )
-    stored = dataclasses.replace(stored, unet=as_computed)
+    as_ours = {name: getattr(stage.unet, name) for name in COMPUTED_BY}
+    stored = dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, **as_ours))
     for field in fields:
         _check_equal(f"{path}: stage.{field}", getattr(stored, field), getattr(stage, field))
 

@@ -40,15 +40,18 @@ def report(error: BaseException, command: str) -> int | None:
         ) if name in EXTRAS:
             _say(f"{command} needs {name}: pip install 'imagen-video[{EXTRAS[name]}]'")
             return 2
-        case RuntimeError() if _OF_COMPILER_OPTIONS.search(str(error)):
-            _say(f"compiler_options: {_one_line(error)}")
-            return 2
-        case flags.Error() | ValueError() | OSError() | FloatingPointError():
+        case _ if _is_mistake(error):
             if os.environ.get("IMAGEN_VIDEO_TRACEBACK", "0") != "0":
                 return None
             _say(_one_line(error))
             return 2
     return None
+
+
+def _is_mistake(error: BaseException) -> bool:
+    if isinstance(error, RuntimeError):
+        return _OF_COMPILER_OPTIONS.search(str(error)) is not None
+    return isinstance(error, flags.Error | ValueError | OSError | FloatingPointError)
 
 
 def _say(line: str) -> None:
@@ -63,4 +66,5 @@ def _drop_stdout() -> None:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    where = "compiler_options: " if isinstance(error, RuntimeError) else ""
+    return where + " ".join(str(error).split()) or type(error).__name__

@@ -183,8 +183,8 @@ class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """False: `StopSignal` asks jax, by a count of its own.
 
-        jax remembers the largest number that it was asked with. Asked with a step, as Orbax does at
-        every save, it would stop the job at a count that is never reached.
+        jax stops a job at one more than the largest number that its processes asked with last.
+        Were that a step, with which Orbax asks at every save, the count would not come to it.
         """
         return False
 

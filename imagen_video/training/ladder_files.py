@@ -12,13 +12,15 @@ from typing import Any
 from etils import epath
 
 from imagen_video import records
+from imagen_video.cascade.same_network import COMPUTED_BY
 
 LADDER_FILE = "ladder.json"
 EVALUATION_FILE = "evaluation.json"
 # Fields of a rung and its data that do not say what it learns: a ladder goes on under others, such
 # as those of another slice's recipe.
 HOW_IT_RUNS = (
-    *("num_threads", "num_workers", "compiler_options", "microbatches", "remat", "unrolled_levels"),
+    *COMPUTED_BY,
+    *("num_threads", "num_workers", "compiler_options", "microbatches"),
     *("log_every", "checkpoint_every", "keep", "keep_every", "max_skipped"),
 )
 

@@ -86,8 +86,8 @@ class StageRun:
         frames = stage.output.frames if data.train_frames is None else data.train_frames
         if not 0 < frames <= stage.output.frames or frames % stage.frame_factor:
             raise ValueError(
-                f"data.train_frames: {frames} is not a multiple of {stage.frame_factor} up to the"
-                f" stage's {stage.output.frames} frames"
+                f"data.train_frames: {frames} is not a positive multiple of {stage.frame_factor} up"
+                f" to the stage's {stage.output.frames} frames"
             )
         height, width = data.train_crop or (stage.output.height, stage.output.width)
         if min(height, width) < 1:

@@ -98,9 +98,9 @@ def test_two_stages_are_trained_on_the_same_clips():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("train_frames", 3, "train_frames: 3 is not a multiple of 2"),
+        ("train_frames", 3, "train_frames: 3 is not a positive multiple of 2"),
         ("train_frames", 10, "train_frames: 10"),
-        ("train_frames", 0, "train_frames: 0 is not a multiple of 2"),
+        ("train_frames", 0, "train_frames: 0 is not a positive multiple of 2"),
         ("train_crop", (0, 8), "train_crop: 0x8 is empty"),
         ("train_crop", (3, 8), "height: 3 is not a multiple of 2"),
         ("train_crop", (6, 8), "train_crop: 6x8 is larger than the stage's 8x4x8"),
