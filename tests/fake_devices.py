@@ -12,7 +12,8 @@ def printed_on(devices, program):
         [sys.executable, "-c", textwrap.dedent(program)],
         env=os.environ
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')}"
+            f" --xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
         },
         capture_output=True,
