@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 DATA, FSDP, CONTEXT, TENSOR = MESH_AXES = ("data", "fsdp", "context", "tensor")
@@ -64,4 +65,9 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
     devices = jax.devices() if devices is None else list(devices)
     sizes = shape.fit(len(devices)).sizes
     types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+    lengths = tuple(sizes.values())
+    try:
+        return jax.make_mesh(lengths, MESH_AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # No whole axes of the torus make up these: part of one does.
+        grid = mesh_utils.create_device_mesh(lengths, devices, allow_split_physical_axes=True)
+        return Mesh(grid, MESH_AXES, axis_types=types)

@@ -222,7 +222,7 @@ def test_a_compiler_that_is_killed_is_a_mistake_with_a_name(tmp_path, monkeypatc
         run_compiler(["compile"], {})
 
 
-@pytest.mark.parametrize("where", ["v5p:4x4x4", "v5e:16x16", "v5e:4x4", "v4:2x2x4"])
+@pytest.mark.parametrize("where", ["v5p:4x4x4", "v5e:16x16", "v5e:4x4", "v4:2x2x4", "v6e:8x8"])
 def test_every_host_of_a_slice_reads_its_part_of_a_batch(monkeypatch, where):
     for name, value in environment().items():
         if os.environ.get(name) != value:
@@ -235,7 +235,9 @@ def test_every_host_of_a_slice_reads_its_part_of_a_batch(monkeypatch, where):
         from imagen_video.sharding.layout import ShardingConfig
         from imagen_video.sharding.mesh import MeshShape
 
-        for mesh in MeshShape(), MeshShape(data=-1, fsdp=4), MeshShape(data=-1, fsdp=16):
+        # No whole axes of the torus make up 8 of v5p:4x4x4, or 16 of v6e:8x8.
+        for fsdp in -1, 4, 8, 16:
+            mesh = MeshShape(data=1 if fsdp == -1 else -1, fsdp=fsdp)
             layout = slice_layout(Slice.parse({where!r}), ShardingConfig(mesh=mesh))
             hosts = {{device.process_index for device in layout.mesh.devices.flat}}
             parts = [part for host in hosts for part in layout.parts_of_process(host)]
@@ -243,7 +245,7 @@ def test_every_host_of_a_slice_reads_its_part_of_a_batch(monkeypatch, where):
             print(len(hosts))
         """,
     )
-    assert printed.split() == [str(math.prod(Slice.parse(where).shape) // 4)] * 3
+    assert printed.split() == [str(math.prod(Slice.parse(where).shape) // 4)] * 4
 
 
 @pytest.mark.slow
