@@ -1,6 +1,8 @@
-"""Joining the other processes of one job."""
+"""Joining the other processes of one job, and leaving them."""
 
 import os
+import sys
+import time
 
 from absl import flags
 
@@ -44,7 +46,26 @@ def join(flag_values: CommandFlags, *, saves_when_stopped: bool = False) -> None
             if not os.environ[variable].isdigit():
                 raise ValueError(f"{variable}: {os.environ[variable]!r} is not a whole number")
             given[field] = int(os.environ[variable])
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is not None and not address.rpartition(":")[2].isdigit():
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS: {address!r} is not HOST:PORT")
     try:
         jax.distributed.initialize(**given)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--distributed: {error}") from error
+
+
+def leave(exit_code: int) -> None:
+    """Ends this process, if it has joined others, after a failure that may be its alone.
+
+    An exit in good order would wait for the others, and they wait for this one in their next
+    collective: after five minutes all would be aborted, with that for an exit code.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(1)  # Without the first the others are aborted: let them say why they fail, too.
+    os._exit(exit_code)

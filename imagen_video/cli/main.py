@@ -8,13 +8,14 @@ code: 0 done, one of failures.py, or the command's own.
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 import imagen_video
 from imagen_video import config
-from imagen_video.cli import failures, help_page
+from imagen_video.cli import distributed, failures, help_page
 
 NAMES = (
     *("sample", "train", "distill", "evaluate", "compare", "embed-text"),
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None, *, commands: Mapping[str, str] = MOD
         return command.run(_parsed(command, [name, *rest])) or 0
     except (Exception, KeyboardInterrupt) as error:
         exit_code = failures.report(error, command="".join(argv[:1]))
+        if exit_code is None:
+            traceback.print_exc()
+        distributed.leave(1 if exit_code is None else exit_code)
         if exit_code is None:
             raise
         return exit_code

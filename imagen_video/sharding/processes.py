@@ -4,13 +4,17 @@ Every function here but `is_first` must be called by all processes, in the same 
 process does what one would do without them.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from imagen_video.files import held
 
 
 def is_first() -> bool:
@@ -43,6 +47,22 @@ def from_first(make: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["value"]
+
+
+@contextlib.contextmanager
+def held_by_first(folder: str | os.PathLike) -> Iterator[None]:
+    """`imagen_video.files.held` by the first process, whose error all raise.
+
+    Raises:
+      ValueError: another run is at work in the folder, or it is a file.
+    """
+    with contextlib.ExitStack() as holding:
+
+        def hold() -> None:
+            holding.enter_context(held(folder))
+
+        from_first(hold)
+        yield
 
 
 def arrays_from_first(make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:

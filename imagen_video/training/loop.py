@@ -1,6 +1,5 @@
 """The training loop: steps, reports, hooks, checkpoints, and going on where a run stopped."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -13,8 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from imagen_video.files import held
-from imagen_video.sharding.processes import is_first
+from imagen_video.sharding.processes import held_by_first, is_first
 from imagen_video.training.checkpoints import Checkpoints
 from imagen_video.training.init_from import params_of, with_params
 from imagen_video.training.metric_writer import MetricWriter
@@ -168,7 +166,7 @@ def train(
     )
     root = epath.Path(workdir)
     with (
-        held(workdir) if is_first() else contextlib.nullcontext(),
+        held_by_first(workdir),
         Checkpoints(
             str(root / "checkpoints"), keep=config.keep, keep_every=config.keep_every
         ) as checkpoints,

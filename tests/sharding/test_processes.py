@@ -75,6 +75,26 @@ for shard in to_devices(batch, layout.batch(microbatches=2))["rows"].addressable
     np.testing.assert_array_equal(shard.data, rows[shard.index])
 print("told", *parts, flush=True)
 """
+# A command of which one process alone fails, the other in a collective by then.
+ALONE = """
+import sys, types
+from imagen_video.cli import distributed
+from imagen_video.cli.main import main
+failing, error = sys.argv[1:]
+def define(flag_values):
+    distributed.define(flag_values)
+def run(flag_values):
+    distributed.join(flag_values, saves_when_stopped=True)
+    import jax
+    from jax.experimental import multihost_utils
+    multihost_utils.sync_global_devices("both are there")
+    if jax.process_index() == int(failing):
+        raise {"ValueError": ValueError, "KeyError": KeyError}[error]("of this one")
+    multihost_utils.sync_global_devices("never")
+sys.modules["alone"] = types.ModuleType("alone", "One that fails.")
+vars(sys.modules["alone"]).update(define=define, run=run, __spec__=sys.__spec__)
+sys.exit(main(["alone", "--distributed"], commands={"alone": "alone"}))
+"""
 SAMPLING = """
 import time, types
 from imagen_video.cli.distributed import join
@@ -133,6 +153,19 @@ def test_a_signal_before_a_run_or_between_two_stops_all_at_one_of_the_next_steps
 
 def test_processes_hold_rows_that_are_no_neighbours():
     assert told(processes_of(IN_TURN)) == [["0 2"], ["1 3"]]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize(("error", "exit_code"), [("ValueError", 2), ("KeyError", 1)])
+def test_a_failure_of_one_process_ends_it_with_its_own_exit_code(failing, error, exit_code):
+    processes = processes_of(ALONE, str(failing), error)
+    # In good order it would wait five minutes for the other, then be aborted.
+    assert processes[failing].wait(timeout=100) == exit_code
+    if failing == 0:  # The coordinator, whom the other misses at once.
+        assert processes[1].wait(timeout=100) != 0
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def test_a_command_that_saves_as_it_goes_ends_at_sigterm():
