@@ -5,6 +5,8 @@ checkpointed and measured against its teacher in a folder of its own under --wor
 diverges ends the ladder with a message. `imagen-video export --workdir DIR` takes the last student.
 """
 
+from typing import Any
+
 from absl import flags
 
 from imagen_video.cli import distributed
@@ -44,6 +46,7 @@ def run(flag_values: CommandFlags) -> None:
     any_path(flag_values.workdir)  # raises if it is none
     distributed.join(flag_values, saves_when_stopped=True)
     from imagen_video.sharding.layout import layout_if_needed
+    from imagen_video.sharding.processes import is_first
     from imagen_video.training.ladder import distill
     from imagen_video.training.run_text import load_run_text
     from imagen_video.training.rungs import DistillRun
@@ -55,12 +58,17 @@ def run(flag_values: CommandFlags) -> None:
         layout=layout_if_needed(distill_run.sharding),
     )
     for result in distill(distill_run, text=text, workdir=flag_values.workdir):
-        print(
-            f"{result.name}: error {_number(result.error)}, {_number(result.error_before)} before"
-            f" training; its clips differ from its teacher's by {_number(result.sample_difference)}"
-            " (root mean square of -1 to 1)",
-            flush=True,
-        )
+        if is_first():
+            print(_line(result), flush=True)
+
+
+def _line(result: Any) -> str:
+    line = (
+        f"{result.name}: error {_number(result.error)}, {_number(result.error_before)} before"
+        f" training; its clips differ from its teacher's by {_number(result.sample_difference)}"
+        " (root mean square of -1 to 1)"
+    )
+    return f"{line}; {result.skipped} updates skipped" if result.skipped else line
 
 
 def _number(value: float | None) -> str:

@@ -225,7 +225,8 @@ def _check_originals(name: str, cascade: Cascade, job: ComparisonJob) -> None:
     students = chosen_stages(TABLE_1[name].distilled, field="distilled")
     for stage in cascade.stages:
         job.options(name).sampling(stage)
-        if stage.name not in students and stage.distilled_steps is not None:
+        folded = stage.distilled_steps or stage.distilled_guidance
+        if stage.name not in students and folded is not None:
             raise ValueError(
                 f"rows: {name!r} takes the original {stage.name}, but these weights were distilled"
             )

@@ -8,6 +8,7 @@ from etils import epath
 from imagen_video import records
 from imagen_video.cascade.stage import Stage
 from imagen_video.cascade.weights import save_stage
+from imagen_video.diffusion.guidance import GuidanceRange
 from imagen_video.files import atomic_path
 from imagen_video.text.frozen_t5 import make_frozen_t5
 from imagen_video.text.masking import encoder_params
@@ -48,7 +49,8 @@ def export_run(
       out: the folder for them, local or gs://, made where there is none.
       dtype: of the stored tensors.
       sampled_as: a record of this stage whose sampling the file shall have; None leaves that of
-        the training run's config.
+        the training run's config. Of a student's, its augmentation is taken and, if it reads one,
+        its guidance weight: all else it was distilled for.
 
     Raises:
       ValueError: there is no checkpoint, or it is of no run of this library, or of another stage.
@@ -60,9 +62,7 @@ def export_run(
         if sampled_as is not None:
             if sampled_as.name != stage.name:
                 raise ValueError(f"{workdir}: a run of {stage.name}, not of {sampled_as.name}")
-            stage = dataclasses.replace(
-                stage, sampling=sampled_as.sampling, oscillating=sampled_as.oscillating
-            )
+            stage = _sampled_as(stage, sampled_as)
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{stage.name}.safetensors"
         save_stage(str(path), stage, params, text_digest=config["text_digest"], dtype=dtype)
@@ -79,6 +79,16 @@ def export_run(
         return [path, out / TOKENIZER_FILE]
     wanted = "training run of this library" if sampled_as is None else "stage"
     raise ValueError(f"{workdir}: its checkpoint is of no {wanted}")
+
+
+def _sampled_as(stage: Stage, wanted: Stage) -> Stage:
+    if stage.distilled_guidance is None:
+        return dataclasses.replace(stage, sampling=wanted.sampling, oscillating=wanted.oscillating)
+    fields = {"augmentation": wanted.sampling.augmentation}
+    if isinstance(stage.distilled_guidance, GuidanceRange):
+        fields["guidance"] = wanted.sampling.guidance
+    sampling = dataclasses.replace(stage.sampling, **fields)
+    return dataclasses.replace(stage, sampling=sampling)
 
 
 def _checkpoints(workdir: str) -> str:

@@ -18,9 +18,8 @@ from imagen_video.array_types import KeyArray
 from imagen_video.cascade.same_network import NETWORK_FIELDS, check_same_network
 from imagen_video.cascade.stage import Stage, init_stage_params, stage_param_axes
 from imagen_video.cascade.weights import load_stage
-from imagen_video.files import held
 from imagen_video.sharding.layout import Layout, layout_if_needed
-from imagen_video.sharding.processes import is_first, placed
+from imagen_video.sharding.processes import from_first, held_by_first, placed
 from imagen_video.training import ladder_files
 from imagen_video.training.distillation import distillation_loss
 from imagen_video.training.export import restore_stage
@@ -64,8 +63,8 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
 
     Raises:
       ValueError: a rung diverged; the teacher's weights are missing or of another stage or text
-        model; `workdir` holds a ladder of another configuration, data or first teacher, or another
-        run is at work in it.
+        model; a rung's batches cannot be made; `workdir` holds a ladder of another configuration,
+        data or first teacher, or a rung whose teacher is gone, or another run is at work in it.
     """
     if run.teacher is None:
         raise ValueError("config.teacher: name the weights file or work directory to distil from")
@@ -74,6 +73,8 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
     root, rungs = epath.Path(workdir), ladder(run)
     for rung in rungs:
         ladder_files.check_same_rung(root / rung.name, rung, run, is_first=rung is rungs[0])
+        _check_batches(run, rung, text, layout)
+    ladder_files.check_teachers(root, [rung.name for rung in rungs])
     before = None
     # The whole ladder is held, not a rung: between two, a second run would take the next one.
     with contextlib.ExitStack() as alone:
@@ -83,18 +84,19 @@ def distill(run: DistillRun, *, text: RunText, workdir: str) -> Iterator[RungRes
             if found is None:
                 where = run.teacher if before is None else str(root / before.name)
                 teacher_params = _restore(where, rung.teacher, text=text, layout=layout)
-            if is_first():
-                if before is None:  # nothing is made for a teacher that does not fit
-                    alone.enter_context(held(workdir))
-                ladder_files.write_ladder(
-                    root,
-                    [rung.name for rung in rungs],
-                    max_error=run.distillation.max_error,
+            if before is None:  # nothing is made for a teacher that does not fit
+                alone.enter_context(held_by_first(workdir))
+                from_first(
+                    lambda: ladder_files.write_ladder(
+                        root,
+                        [rung.name for rung in rungs],
+                        max_error=run.distillation.max_error,
+                    )
                 )
             if found is None:
                 result = _climb(run, rung, teacher_params, text=text, folder=folder, layout=layout)
             else:
-                result = records.from_dict(RungResult, found)
+                result = records.from_dict(RungResult, found, where=f"{folder}: evaluation")
             yield result
             _check_converged(result, run.distillation.max_error)
             before = rung
@@ -144,6 +146,8 @@ def _climb(
                 frozen=frozen,
                 **placement(rung.stage, rung.train, layout),
             )
+        if int(state.skipped) >= rung.train.num_steps:
+            raise FloatingPointError("no step had a finite gradient")
     except FloatingPointError as error:
         raise ValueError(f"{rung.name}: diverged: {error}; {ADVICE}") from error
     error_before, error = losses_on_unseen_batch(
@@ -170,9 +174,16 @@ def _climb(
         sample_difference=_finite(difference),
         skipped=int(state.skipped),
     )
-    if is_first():
-        ladder_files.write_evaluation(folder, records.to_dict(result))
+    from_first(lambda: ladder_files.write_evaluation(folder, records.to_dict(result)))
     return result
+
+
+def _check_batches(run: DistillRun, rung: Rung, text: RunText, layout: Layout | None) -> None:
+    """Raises ValueError now, not when the rung begins, days later, if it could have no batches."""
+    try:
+        make_batches(stage_run(run, rung), text, layout).close()
+    except ValueError as error:
+        raise ValueError(f"{rung.name}: {error}") from error
 
 
 def student_start(rung: Rung, teacher_params: Any) -> Any:

@@ -5,6 +5,7 @@ RUNG/                    a training run's work directory
 RUNG/evaluation.json     how close the student came; there once the rung is finished
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,6 +61,25 @@ def read_evaluation(rung: epath.Path) -> dict[str, Any] | None:
     """Returns what `write_evaluation` wrote; None for a rung that is not finished."""
     path = rung / EVALUATION_FILE
     return _read(path, "error_before", "error") if path.exists() else None
+
+
+def check_teachers(workdir: epath.Path, names: Sequence[str]) -> None:
+    """Raises ValueError if a rung was begun, and the one it learns from is to be trained anew.
+
+    A student would be kept whose teacher is no rung of this ladder.
+    """
+    for teacher, student in itertools.pairwise(workdir / name for name in names):
+        checkpoints = (teacher / "checkpoints").glob("*")
+        is_there = (teacher / EVALUATION_FILE).exists() or any(
+            path.name.isdecimal() for path in checkpoints
+        )
+        if not is_there and any(
+            (student / file).exists() for file in (EVALUATION_FILE, "config.json")
+        ):
+            raise ValueError(
+                f"{student}: learned from {teacher}, which is gone: delete it, too, and all later"
+                " rungs, or use another work directory"
+            )
 
 
 def write_evaluation(rung: epath.Path, evaluation: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import toy_network
 from micro_cascade import BASE, drawn_params, stage_run, text_model
 
 from imagen_video import records
-from imagen_video.cascade.weights import save_stage
+from imagen_video.cascade.weights import load_stage, save_stage
 from imagen_video.cli.main import main
 from imagen_video.diffusion.guidance import ConstantGuidance
 from imagen_video.training.checkpoints import restore_params
@@ -99,7 +99,11 @@ def test_distil_export_and_sample_follow_one_another(tmp_path, capsys, monkeypat
     assert stage["sampling"]["stepper"]["kind"] == "StochasticDistilled"
     assert stage["sampling"]["guidance"]["weight"] == 0.0
     assert main(["export", "--workdir", str(folder / "base"), "--out", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "base.safetensors").is_file()
+    exported = load_stage(str(tmp_path / "out" / "base.safetensors")).stage
+    # The config of the stage that was distilled samples in other steps, which a student cannot.
+    as_configured = ["--out", str(tmp_path / "configured"), f"--config={config}"]
+    assert main(["export", "--workdir", str(folder / "base"), *as_configured]) == 0
+    assert load_stage(str(tmp_path / "configured" / "base.safetensors")).stage == exported
     capsys.readouterr()
     assert main([*sample, "--out", str(tmp_path / "more"), "--distilled", "--steps=4"]) == 2
     assert "base were distilled for 2 steps" in capsys.readouterr().err
@@ -113,6 +117,7 @@ def test_distil_export_and_sample_follow_one_another(tmp_path, capsys, monkeypat
         (["--config.distillation.finalsteps=4"], "config.distillation.finalsteps: config.distill"),
         (["--config.stage.schedule.logsnr_max=10.0"], "TEACHER: stage.schedule.logsnr_max is 20"),
         (["--config.halving.batch_size=0"], "config.halving: batch_size is 0"),
+        (["--config.halving.batch_size=1"], "steps_0002: image_share is 0.5, less than half"),
     ],
 )
 def test_a_mistake_is_one_line_and_makes_no_work_directory(

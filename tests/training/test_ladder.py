@@ -233,11 +233,17 @@ def test_a_rung_without_a_finite_gradient_ends_the_ladder(tmp_path, toy, monkeyp
         return loss * jnp.nan, aux
 
     monkeypatch.setattr(ladder_module, "distillation_loss", not_finite)
-    with pytest.raises(ValueError, match=r"^guided: diverged: its error is None"):
+    with pytest.raises(ValueError, match=r"^guided: diverged: no step had a finite gradient"):
         climb(toy, tmp_path / "at_the_end")
     guided = dataclasses.replace(toy.guided, max_skipped=1, log_every=1)
     with pytest.raises(ValueError, match=r"^guided: diverged: step 1: 1 steps in a row without"):
         climb(dataclasses.replace(toy, guided=guided), tmp_path / "at_once")
+
+
+def test_a_student_whose_teacher_is_gone_is_not_kept(tmp_path, toy, undisturbed):
+    shutil.rmtree(tmp_path / "undisturbed" / "guided")
+    with pytest.raises(ValueError, match=r"steps_0002: learned from .*guided, which is gone"):
+        climb(toy, tmp_path / "undisturbed")
 
 
 def test_teachers_that_do_not_fit_are_refused(tmp_path, toy):
