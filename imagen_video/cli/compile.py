@@ -27,7 +27,7 @@ def define(flag_values: CommandFlags) -> None:
         None,
         ["train", "sample", "encode", "guide", "halve"],
         "A training step, one guided evaluation and sampler step, T5-XXL on the captions, or a step"
-        " of either stage of distillation (configs/distill.py).",
+        " of either stage of distillation (configs/distill.py). Steps read cached embeddings.",
         required=True,
         **fv,
     )
