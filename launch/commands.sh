@@ -92,8 +92,9 @@ clean_up_at_exit() {
   trap 'exit 129' HUP
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  # A second Ctrl-C must not leave anything behind that costs money.
+  # Nothing that costs money may be left behind: not by a second Ctrl-C, and not by what is said to a
+  # pipe whose reader is gone, as tee is after the first.
   # shellcheck disable=SC2064
-  trap "status=\$?; trap '' HUP INT TERM; cancel
+  trap "status=\$?; trap '' HUP INT TERM PIPE; cancel
     $1 || status=\$((status ? status : 1)); exit \$status" EXIT
 }

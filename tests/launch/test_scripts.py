@@ -1,9 +1,11 @@
 """What all launch scripts have in common: help, mistakes, names of slices."""
 
+import os
 import pathlib
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -82,6 +84,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(checkout, arguments, complaint):
     assert complaint in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert not checkout.calls() and not (checkout.root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, begun, exits",
+    [
+        (POD, "trainings", "imagen-video-base"),
+        ([*CASCADE, "--stages=base", "--", *POD[4:]], "trainings", "imagen-video/base"),
+        (XPK, "workload", None),
+    ],
+)
+def test_ctrl_c_that_ends_tee_too_cleans_up(checkout, arguments, begun, exits):
+    checkout.plan(looks=[124], attempts=[{"end": "hang"}])
+    process = checkout.start(*arguments)
+    checkout.wait_for(begun)
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert not checkout.slices() and not (checkout.ledger / "workload").exists()
+    if exits:  # What a training says while it saves has no reader either, and is read to its end.
+        assert checkout.logs(f"{exits}/attempt_1/exits") == "worker_0 143\n"
 
 
 def test_what_slices_install_opens_the_buckets_that_they_train_into(monkeypatch):
