@@ -198,7 +198,7 @@ answer_of() {
 is_lost() {
   case "$1" in
     FAILED | SUSPENDING | SUSPENDED | DELETING | GONE) ;;
-    VM_GONE | PREEMPTED | TERMINATED | STOPPING | STOPPED) ;;
+    VM_GONE | PREEMPTED | TERMINATED | STOPPING | STOPPED | RESTARTING | REPAIRING) ;;
     *) return 1 ;;
   esac
 }
@@ -271,7 +271,7 @@ run_command() {
 
 # Follows the command, again after a broken connection. Returns 0, LOST or the command's own status.
 run_to_its_end() {
-  local failure lines broken=0
+  local failure lines worker broken=0
   while :; do
     lines="$(lines_so_far)"
     if follow_command; then
@@ -283,10 +283,11 @@ run_to_its_end() {
     if [[ ${failure##* } != 2 ]] && is_lost_soon; then
       return "$LOST"
     fi
-    case "${failure##* }" in
-      143) return "$LOST" ;; # Saved and stopped by SIGTERM, which here only the platform sends.
-      ?*) break ;;
-    esac
+    if [[ ${failure##* } -ge 128 ]] && worker="$(lost_worker)"; then
+      note "$worker is lost"
+      return "$LOST"
+    fi
+    [[ -z $failure ]] || break
     [[ $(lines_so_far) -eq $lines ]] || broken=0
     if ((++broken > 10)); then
       note "cannot reach the workers, see $attempt/gcloud.log"
@@ -297,6 +298,21 @@ run_to_its_end() {
   note "$command failed with exit code ${failure##* } on ${failure%% *}"
   show_last_lines "$attempt" "${failure%% *}"
   return "${failure##* }"
+}
+
+# Prints the worker that was taken away, by which its neighbours crash too: it ended by SIGTERM (143),
+# which here only the platform sends, or left no exit status.
+lost_worker() {
+  local log worker
+  for log in "$attempt"/worker_*.log; do
+    worker="$(basename "$log" .log)"
+    if ! awk -v worker="$worker" '$1 == worker && $2 != 143 {found = 1} END {exit !found}' \
+      "$attempt/exits"; then
+      echo "$worker"
+      return
+    fi
+  done
+  return 1
 }
 
 follow_command() {

@@ -8,7 +8,8 @@
 #
 # The command does not hang on the connection that started it. "run" a second time, which is what
 # gcloud does after a broken connection, follows the one that runs. To follow is to print its output
-# from the beginning as WORKER:LINE:TEXT, at its end WORKER:exit:STATUS, and to exit with STATUS.
+# from the beginning as WORKER:LINE:TEXT, at its end WORKER:exit:STATUS, and to exit with STATUS. "run"
+# first prints WORKER:0:, so that one that dies before it has said anything is known to be missing.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 here="$(dirname "${BASH_SOURCE[0]}")"
@@ -29,6 +30,9 @@ install() {
 }
 
 run() {
+  local worker
+  worker="worker_$(worker_number)"
+  echo "$worker:0:"
   mkdir -p "$(dirname "$RUN")"
   if mkdir "$RUN" 2>/dev/null; then
     : >"$RUN/log"

@@ -6,7 +6,8 @@
 #   first_failure FOLDER      prints WORKER STATUS of the worker whose failure explains the others'
 #
 # A stream that broke may be read again from its beginning: lines are numbered from 1, and those that
-# a file has are left out. WORKER:exit:STATUS goes to FOLDER/exits. $shown says whose lines are shown.
+# a file has are left out. WORKER:0: makes a file without lines. WORKER:exit:STATUS goes to
+# FOLDER/exits. $shown says whose lines are shown.
 
 shown="" # a pattern of worker names
 
@@ -21,6 +22,7 @@ collect_lines() {
       continue
     fi
     [[ -v have[$worker] ]] || have[$worker]="$(number_of_lines "$1/$worker.log")"
+    [[ $number != 0 ]] || : >>"$1/$worker.log"
     ((number > have[$worker])) || continue
     have[$worker]="$number"
     echo "$text" >>"$1/$worker.log"

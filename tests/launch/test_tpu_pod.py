@@ -74,7 +74,9 @@ def test_pod_replaces_lost_slices_and_the_training_goes_on(checkout):
             {"states": ["FAILED"]},
             {"states": ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], "end": "preempt"},
             {"states": ["CREATING", "SUSPENDED"]},
-            {"end": "vanish"},
+            {"end": "GONE"},
+            {"end": "REPAIRING"},
+            {"end": "RESTARTING"},
             {"end": 143},
             {},
         ],
@@ -82,13 +84,26 @@ def test_pod_replaces_lost_slices_and_the_training_goes_on(checkout):
     result = checkout.run(*POD)
     assert status_of(result) == 0
     order = [call[4] for call in checkout.calls("queued-resources") if call[4] != "describe"]
-    assert order == ["create", "delete"] * 6
+    assert order == ["create", "delete"] * 8
     trained = checkout.trainings()
-    assert len(trained) == 4 * 2 and all(arguments == trained[0] for arguments in trained)
+    assert len(trained) == 6 * 2 and all(arguments == trained[0] for arguments in trained)
     starts = (checkout.ledger / "imagen-video-base/starts_0").read_text().split()
-    assert starts == ["0", "2", "4", "6"]
-    assert "no capacity left" in result.stderr and "retry 5 of 10" in result.stderr
+    assert starts == ["0", "2", "4", "6", "8", "10"]
+    assert "no capacity left" in result.stderr and "retry 7 of 10" in result.stderr
     assert not checkout.slices()
+
+
+def test_pod_replaces_a_slice_whose_workers_crash_because_one_is_lost(checkout):
+    # By SIGTERM; without a status; without a word. JAX ends the others with 134.
+    lost = [{"end_0": 134, "end_1": how} for how in (143, "reboot", "die")]
+    checkout.plan(workers=2, attempts=[*lost, {"end": 134}])
+    result = checkout.run(*POD)
+    assert status_of(result) == 134
+    assert result.stderr.count("worker_1 is lost") == 3
+    exits = [checkout.logs(f"imagen-video-base/attempt_{number}/exits") for number in (2, 3)]
+    assert sorted(exits[0].splitlines()) == ["worker_0 134", "worker_1 143"]
+    assert exits[1] == "worker_0 134\n"
+    assert len(checkout.calls("create")) == 4 and not checkout.slices()
 
 
 def test_pod_reports_a_training_that_fails_and_does_not_repeat_it(checkout):
