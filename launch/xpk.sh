@@ -35,7 +35,7 @@
 #                               are those of a lost machine: "1" adds errors that Python reports
 #   --poll_seconds SECONDS      between two looks at the workload's state (60)
 #   --create_flag=FLAG          one more flag of `xpk workload create`; repeatable
-#   --keep                      leaves the workload there, for at most 12 hours
+#   --keep                      leaves the workload there; one that has ended goes after 12 hours
 #   --dry_run                   prints the commands and runs none
 #
 # Needs xpk, gcloud and kubectl, logged in, and docker for --base_docker_image.

@@ -119,6 +119,18 @@ def test_xpk_stopped_by_ctrl_c_deletes(checkout):
     assert len(checkout.calls("delete")) == 1
 
 
+def test_xpk_kept_is_not_deleted(checkout):
+    checkout.plan(looks=[0])
+    result = checkout.run(*XPK, "--keep")
+    assert status_of(result) == 0
+    assert not checkout.calls("delete") and (checkout.ledger / "workload").exists()
+    delete = "kept; to delete it: xpk workload delete --cluster=tpus --workload=imagen-video-base"
+    assert delete in result.stderr
+    # xpk has the cluster delete it, and counts from its end: one that runs on is never deleted.
+    told = checkout.run("xpk.sh", "--help").stdout
+    assert "leaves the workload there; one that has ended goes after 12 hours" in told
+
+
 @pytest.mark.parametrize("command, reached", [("true && exec train", True), ("train; true", False)])
 def test_sigterm_reaches_the_training_through_the_shell_of_xpk(tmp_path, command, reached):
     # So xpk's container runs the command; SIGTERM goes to the process that it started.
