@@ -89,15 +89,18 @@ read_logs=(kubectl logs --selector="xpk.google.com/workload=$name" --container=j
   --prefix --tail=-1 --max-log-requests=10000 --ignore-errors)
 delete=(xpk workload delete "${place[@]}" --workload="$name" --force)
 
-asked="" # whether there may be a workload
+asked=""   # whether there may be a workload
+context="" # the name that kubectl has for the cluster
 
 main() {
   clean_up_at_exit clean_up
   if [[ -n $dry_run ]]; then
     quoted "${list[@]}"
+    echo "context=\"\$(kubectl config current-context)\""
   else
     mkdir -p "$logs"
     check_name_is_free
+    find_context
   fi
   [[ -n $docker_image ]] || copy_source
   create_workload
@@ -118,6 +121,18 @@ exists() { # Returns 2 if xpk does not answer.
   grep -q "^$name " "$logs/list.log"
 }
 
+# xpk has just made the cluster's context kubectl's current one, which it is only until another xpk
+# names another cluster. Such a context is called gke_PROJECT_LOCATION_CLUSTER.
+find_context() {
+  local try
+  for try in 1 2 3; do
+    [[ $try -eq 1 ]] || exists || true
+    context="$(kubectl config current-context 2>>"$logs/kubectl.log")" ||
+      fail "kubectl does not answer: $(tail -n 1 "$logs/kubectl.log")"
+    [[ $context != *_"$cluster" ]] || return 0
+  done
+}
+
 copy_source() {
   run "$logs/xpk.log" rm -rf "$logs/source"
   run "$logs/xpk.log" mkdir "$logs/source"
@@ -133,9 +148,9 @@ create_workload() {
 run_command() {
   local status=0 failure
   if [[ -n $dry_run ]]; then
-    quoted "${read_logs[@]}" --follow
+    echo "$(quoted "${read_logs[@]}" --follow) --context=\"\$context\""
     quoted "${look[@]}"
-    quoted "${read_logs[@]}" --follow=false
+    echo "$(quoted "${read_logs[@]}" --follow=false) --context=\"\$context\""
     return
   fi
   wait_for_end || status=$?
@@ -177,7 +192,7 @@ wait_for_end() {
 }
 
 collect_logs() {
-  "${read_logs[@]}" "$1" 2>>"$logs/kubectl.log" | count_lines | collect_lines "$logs"
+  "${read_logs[@]}" "$1" --context="$context" 2>>"$logs/kubectl.log" | count_lines | collect_lines "$logs"
 }
 
 clean_up() {

@@ -9,6 +9,8 @@ import time
 import pytest
 from launch_checkout import XPK, commands_of, flag, status_of
 
+CONTEXT = "gke_lab_us-east5_tpus"
+
 
 def pod(worker: int, attempt: int = 0) -> str:
     return f"imagen-video-base-slice-job-0-{worker}-{'abcdefgh'[attempt] * 5}"
@@ -25,7 +27,10 @@ def test_xpk_trains_and_runs_what_dry_run_prints(checkout):
     result = checkout.run(*arguments)
     assert status_of(result) == 0
     # Logs are read beside the waiting, so their order is not fixed.
-    assert sorted(checkout.calls()) == sorted(c for c in printed if c[0] in ("xpk", "kubectl"))
+    called = [[word.replace(CONTEXT, "$context") for word in call] for call in checkout.calls()]
+    assert ["context=$(kubectl config current-context)"] in printed
+    called.remove(["kubectl", "config", "current-context"])
+    assert sorted(called) == sorted(c for c in printed if c[0] in ("xpk", "kubectl"))
     words = [call[2] for call in checkout.calls("xpk")]
     assert words == ["list", "create", "list", "delete"]
     (create,) = checkout.calls("create")
@@ -78,6 +83,7 @@ def test_xpk_follows_restarts_and_reports_a_training_that_fails(checkout):
     [
         ({"fail": {"list": [1]}}, "xpk does not answer: [XPK] list failed", 0),
         ({"taken": "imagen-video-base"}, "imagen-video-base exists", 0),
+        ({"fail": {"context": [1]}}, "kubectl does not answer: error: current-context is", 0),
         ({"fail": {"create": [1]}}, "[XPK] create failed", 1),
         ({"looks": [1]}, "xpk does not answer, see", 1),
         ({"looks": [125]}, "failed with exit code 1", 1),
@@ -107,6 +113,17 @@ def test_xpk_without_logs_says_so_and_ends_as_the_training_does(checkout):
     assert "kubectl gives no logs, see" in result.stderr and "step 1" not in result.stdout
     assert "logs are not at hand" in checkout.logs("imagen-video-base/kubectl.log")
     assert len(checkout.calls("delete")) == 1
+
+
+def test_xpk_reads_the_logs_of_its_own_cluster(checkout):
+    # Before the first answer and after the second an xpk.sh on another cluster has its turn.
+    other = "gke_lab_us-east5_other"
+    pods = [{pod(0): ["step 1"]}]
+    checkout.plan(looks=[124, 0], pods=pods, contexts=[other, CONTEXT, other])
+    result = checkout.run(*XPK)
+    assert status_of(result) == 0 and "step 1" in result.stdout
+    assert {flag(call, "--context") for call in checkout.calls("kubectl", "logs")} == {CONTEXT}
+    assert len(checkout.calls("kubectl", "config")) == 2
 
 
 def test_xpk_stopped_by_ctrl_c_deletes(checkout):
