@@ -116,6 +116,23 @@ def test_ddim_is_the_rotation_of_v():
         np.testing.assert_allclose(got, -0.1820840315, atol=1e-10)
 
 
+@pytest.mark.parametrize("clipped", [True, False])
+def test_ddim_from_half_to_a_quarter_turns_by_an_eighth_of_pi(clipped):
+    """By a little less where the log-SNR ends at +-20; tan(pi / 8) is sqrt(2) - 1."""
+    with jax.enable_x64(True):
+        quarter = CosineSchedule()(0.25) if clipped else -2 * np.log(np.sqrt(2) - 1)
+        ends = {"logsnr_s": quarter, "logsnr_t": jnp.asarray(0.0)}
+
+        def landed(z_t, v):
+            x = parameterization.predict_x_from_v(v=v, z_t=z_t, logsnr_t=ends["logsnr_t"])
+            return process.ddim_step(z_t=z_t, x=x, **ends)
+
+        zero, one = jnp.asarray(0.0), jnp.asarray(1.0)
+        angle = np.arctan2(-landed(zero, one), landed(one, zero))
+        np.testing.assert_allclose(np.hypot(landed(zero, one), landed(one, zero)), 1, rtol=1e-12)
+    np.testing.assert_allclose(angle, 0.3926763817 if clipped else 0.3926990817, atol=1e-10)
+
+
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 1.0])
 def test_ddim_to_the_same_time_is_the_identity_for_any_x(t):
     rng = np.random.default_rng(1)

@@ -46,9 +46,23 @@ def test_float32_keeps_its_precision_at_both_ends(ends):
     got = jax.jit(schedule)(t)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, truth, rtol=1e-6, atol=1e-6)
-    # Negative control: the tangent itself in float32 is off by 1e-3 at t = 1.
+
+
+@pytest.mark.parametrize(
+    ("t", "in_float64", "tangent"), [(1.0, -20.0, -20.0011), (0.999, -12.85547, -12.85551)]
+)
+def test_float32_is_better_than_the_tangent_near_pure_noise(t, in_float64, tangent):
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(CosineSchedule()(t), in_float64, atol=1e-6)
+    t = np.float32(t)
+    truth = naive_logsnr(t.astype(np.float64))  # of the rounded t: at 0.999 lower by 2.5e-5
+    np.testing.assert_allclose(CosineSchedule()(t), truth, rtol=1e-7)
+    # Negative control: -2 log tan(a t + b) as it stands.
     a, b = np.float32(1.5707055269354342), np.float32(4.539992973129278e-05)
-    assert abs(-2 * np.log(np.tan(a * np.float32(1) + b)) + 20) > 5e-4
+    found = -2 * np.log(np.tan(a * t + b))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, tangent, rtol=5e-7)
+    assert abs(found - truth) > 5e-7 * abs(truth)
 
 
 def test_decreases_strictly_and_is_antisymmetric():
@@ -74,14 +88,24 @@ def test_inverse_at_the_papers_augmentation_levels():
     np.testing.assert_allclose(t, [0.3333, 0.2677, 0.1398, 0.0521], atol=1e-4)
 
 
-def test_is_the_clipped_cosine_without_offset():
+@pytest.mark.parametrize(
+    ("t", "unclipped", "clipping"),
+    [(0.25, 1.7627471740, 1.284e-4), (1 / 3, 1.0986122887, 6.99e-5), (0.5, 0.0, 0.0)],
+)
+def test_is_the_cosine_whose_ends_are_clipped(t, unclipped, clipping):
+    """Where its angle is pi t / 2 it is -2 log tan(pi t / 2), ln 3 at 1/3; at t itself, less."""
+    a, b = 1.5707055269354342, 4.539992973129278e-05
     with jax.enable_x64(True):
-        at_quarter = float(CosineSchedule()(0.25))
-    unclipped = -2 * math.log(math.tan(math.pi / 8))
-    assert math.isclose(unclipped, 1.7627471740, abs_tol=1e-9)
-    assert 1e-4 < unclipped - at_quarter < 1.5e-4
-    with_offset = 1.7113566202  # Nichol & Dhariwal's s = 0.008
-    assert abs(at_quarter - with_offset) > 0.05
+        at_angle, at_time = CosineSchedule()((np.pi * t / 2 - b) / a), CosineSchedule()(t)
+        np.testing.assert_allclose(at_angle, unclipped, atol=1e-10)
+        np.testing.assert_allclose(unclipped - at_time, clipping, atol=1e-7)
+
+
+@pytest.mark.parametrize(("t", "with_offset"), [(0.25, 1.7113566202), (0.5, -0.0246268828)])
+def test_has_no_offset(t, with_offset):
+    """Nichol & Dhariwal's schedule, with s = 0.008, is another."""
+    with jax.enable_x64(True):
+        assert 0.02 < CosineSchedule()(t) - with_offset < 0.06
 
 
 def test_rejects_reversed_ends():
