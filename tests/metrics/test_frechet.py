@@ -18,7 +18,7 @@ def with_moments(mean, covariance, *, n=40, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, len(mean)))
     x -= x.mean(axis=0)
-    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(x.T)))).T
     return x @ np.linalg.cholesky(covariance).T + mean
 
 
@@ -35,6 +35,12 @@ def test_of_diagonal_gaussians_it_is_that_of_means_and_standard_deviations():
     b = with_moments(mean_b, np.diag(std_b**2), seed=3, n=70)
     expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_of_a_standard_normal_and_one_shifted_and_widened_by_one_it_is_two():
+    """N(0, 1) and N(1, 4): 1 + (1 - 2)^2, with 4 a variance."""
+    a, b = with_moments([0.0], [[1.0]]), with_moments([1.0], [[4.0]], seed=1)
+    assert frechet_distance(a, b) == pytest.approx(2, rel=1e-12)
 
 
 def test_of_any_gaussians_it_is_what_the_root_of_scipy_gives():

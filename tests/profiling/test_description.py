@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from micro_cascade import BASE, SSR1, STAGES, TSR1, drawn_params
 
-from imagen_video.cascade.stage import Grid
+from imagen_video.cascade.stage import STAGE_NAMES, Grid
 from imagen_video.profiling.description import (
     StageDescription,
     count_params,
@@ -22,6 +22,15 @@ def row(name, flops):
     return StageDescription(
         name=name, frames=1, height=1, width=1, fps=1.0, params=1, flops_per_eval=flops
     )
+
+
+def seven_stages(*, base, others):
+    """Rows whose base has base : others of the FLOPs of the six stages after it, all unlike."""
+    shares = dict(zip(STAGE_NAMES[1:], range(1, 7)))
+    return [
+        row("base", base * sum(shares.values())),
+        *(row(name, others * share) for name, share in shares.items()),
+    ]
 
 
 def test_a_row_has_the_stages_grid_and_its_parameters():
@@ -67,6 +76,10 @@ def test_the_cascade_sums_its_stages():
         ([row("base", 5)], 2 * 256 / 8),
         ([row("ssr1", 7)], 2 * 128 / 8),
         ([row("base", 1), row("tsr1", 3)], 2 * (256 + 3 * 128) / (8 * 4)),
+        # 32 + 32 b at a base's share b: the paper's 36, with its rounding, is that of b = 1/8.
+        (seven_stages(base=1, others=7), 36),
+        (seven_stages(base=7, others=57), 35.5),
+        (seven_stages(base=9, others=55), 36.5),
     ],
 )
 def test_distillation_saves_steps_and_guidance(rows, ratio):

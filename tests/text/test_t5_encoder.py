@@ -1,8 +1,10 @@
 """The encoder against outputs of T5X and Hugging Face, and against exact arithmetic."""
 
+import collections
 import functools
 import math
 import pathlib
+import re
 
 import flax.linen as nn
 import jax
@@ -150,7 +152,14 @@ def test_buckets_equal_integer_arithmetic():
 def test_xxl_parameter_count():
     sizes = {path: math.prod(shape) for path, shape in param_shapes(T5_XXL).items()}
     assert sum(sizes.values()) == 4_762_310_656
+    assert sizes["token_embedder/embedding"] == 131_596_288
     assert sum(sizes.values()) - sizes["token_embedder/embedding"] == 4_630_714_368
+    layers = collections.Counter()
+    for path, size in sizes.items():
+        layers[re.search(r"layers_\d+", path)[0] if "/layers_" in path else "shared"] += size
+    relative_positions_and_last_norm = 32 * 64 + 4096
+    assert layers.pop("shared") == 131_596_288 + relative_positions_and_last_norm
+    assert list(layers.values()) == [192_946_176] * 24
 
 
 def test_tree_is_that_of_t5x():
