@@ -99,6 +99,38 @@ def test_published_sampling_is_that_of_table_1():
             assert oscillates == stage.sampling
 
 
+def test_published_steps_tell_the_seconds_of_table_1():
+    """618, 135 and 35 s: nothing distilled, all but the base, all; the branches run in parallel.
+
+    So a step of a stage takes as long in every row, and two unknowns explain three numbers up to
+    their rounding, which they would not if students took 4 or 16 steps.
+    """
+    original = {name: stage.sampling.num_steps for name, stage in stages("full").items()}
+    distilled = {}
+    for name in STAGE_NAMES:
+        config = load_config(f"configs/distill.py:{name}", {"teacher": "x"})
+        distilled[name] = ladder(to_record(DistillRun, config))[-1].stage.sampling.num_steps
+    rows = [original, distilled | {"base": original["base"]}, distilled]
+    assert all(len({row[name] for name in STAGE_NAMES[1:]}) == 1 for row in rows)
+    steps = np.array([[row["base"], row["ssr1"]] for row in rows])
+    seconds = np.array([618, 135, 35])
+    # Differences, in which a constant overhead cancels.
+    base, others = np.linalg.solve(np.diff(steps, axis=0), np.diff(seconds))
+    np.testing.assert_allclose([base, others], [0.403226, 4.025], atol=1e-6)
+    predicted = steps @ [base, others]
+    np.testing.assert_allclose(predicted, [618.43, 135.43, 35.43], atol=5e-3)
+    np.testing.assert_allclose(predicted, seconds, atol=0.5)
+    # The paper's "18 times": 16 + 16 b with b the base's share of the seconds of a step of all.
+    assert predicted[0] / predicted[2] == pytest.approx(17.457, abs=5e-4)
+
+
+def test_every_stage_lasts_as_long_and_the_last_has_the_published_pixels():
+    grids = {name: (stage.output, stage.fps) for name, stage in stages("full").items()}
+    assert all(grid.frames / fps == pytest.approx(16 / 3) for grid, fps in grids.values())
+    last = grids["ssr3"][0]
+    assert last.frames * last.height * last.width == 125_829_120  # "126 million"
+
+
 def test_a_linear_augmentation_snr_is_stored_as_log_snr():
     stage = stages("full")["ssr1"]
     assert stage.sampling.augmentation.logsnr == pytest.approx(np.log(5))
