@@ -19,6 +19,7 @@ from imagen_video.profiling.description import count_params, describe_stage
 from imagen_video.sampling.steppers import DDIM, StochasticDistilled
 from imagen_video.text.t5_encoder import T5Config
 from imagen_video.text.text_model import TextPaths, load_text_model
+from imagen_video.training.optimizer import make_schedule
 from imagen_video.training.rungs import DistillRun, ladder
 from imagen_video.training.stage_run import StageRun, make_batches
 from imagen_video.training.text_run import TextRun
@@ -144,6 +145,28 @@ def test_every_training_config_builds(name, size):
     assert run.stage == stages(size)[name]
 
 
+def check_published_training(rungs):
+    """As the codes of Salimans & Ho (2202.00512) and of Meng et al. (2210.03142) train a student.
+
+    The guided rung's learning rate and length are not compared: theirs differ from run to run.
+    """
+    for rung in rungs:
+        optimizer = rung.train.optimizer
+        assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adam", 0.9, 0.999)
+        assert (optimizer.warmup_steps, optimizer.clip_norm) == (0, 1.0)
+    guided, *halvings = rungs if rungs[0].name == "guided" else (None, *rungs)
+    assert guided is None or guided.train.ema_decay == 0.9999
+    assert len(halvings) == sum(rung.name.startswith("steps_") for rung in rungs) >= 5
+    for rung in halvings:
+        train = rung.train
+        assert (train.num_steps, train.ema_decay) == (50_000, 0.0)
+        assert rung.objective.loss == "snr_trunc"
+        # Of updates made: from 1e-4 at once to 0 at the end of this halving, not of the ladder.
+        rate = make_schedule(train.optimizer, train.num_steps)
+        found = [float(rate(updates)) for updates in (0, 12_500, 25_000, 37_500, 50_000)]
+        np.testing.assert_allclose(found, [1e-4, 7.5e-5, 5e-5, 2.5e-5, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", ["full", "tiny"])
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_every_ladder_builds(name, size):
@@ -167,6 +190,7 @@ def test_every_ladder_builds(name, size):
         ]
         assert rungs[0].objective.guidance == weight
         assert rungs[0].objective.thresholding == run.stage.sampling.thresholding
+        check_published_training(rungs)
 
 
 def test_ladders_of_other_guidance():
