@@ -315,31 +315,6 @@ def test_a_clipped_target_is_exact_where_nothing_is_clipped():
     assert abs(target[0, 0, 0, 0, 0] - 0.3) > 100
 
 
-@pytest.mark.parametrize("loss", ["v_mse", "snr_trunc", "eps_mse", "x_mse"])
-def test_the_exact_student_has_no_loss_and_a_wrong_one_its_weight(loss):
-    with jax.enable_x64(True):
-        z_t, i = clips(3), jnp.asarray([0, 3, 7])
-        grid = StudentGrid(num_steps=8)
-        logsnr_t = SCHEDULE(grid.t(i))
-        x = progressive_target(gaussian_x, z_t=z_t, i=i, grid=grid, schedule=SCHEDULE)
-        v = parameterization.prediction_of_x(x, z_t=z_t, logsnr_t=logsnr_t, parameterization="v")
-        again = parameterization.predict_v_from_x(
-            x=progressive_target(gaussian_x, z_t=z_t, i=i, grid=grid, schedule=SCHEDULE),
-            z_t=z_t,
-            logsnr_t=logsnr_t,
-        )
-        assert not losses.weighted_mse(v, again, logsnr_t=logsnr_t, loss=loss).any()
-        off = losses.weighted_mse(v + 0.1, again, logsnr_t=logsnr_t, loss=loss)
-        phi = angles((np.asarray(i) + 1) / 8)
-        weight = {
-            "v_mse": np.ones(3),
-            "eps_mse": np.cos(phi) ** 2,
-            "x_mse": np.sin(phi) ** 2,
-            "snr_trunc": np.maximum(np.cos(phi) ** 2, np.sin(phi) ** 2),
-        }[loss]
-        np.testing.assert_allclose(off, 0.01 * weight, rtol=1e-6)
-
-
 def test_weights_on_the_error_of_x():
     """SNR, SNR + 1 and max(SNR, 1) at t = 0.25, 0.5, 0.75."""
     with jax.enable_x64(True):

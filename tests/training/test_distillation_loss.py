@@ -293,25 +293,55 @@ def test_stage_two_of_real_networks(stage, images, jump, loss):
     assert found > 0.01 and len(set(steps.ravel().tolist())) > 1
 
 
-def test_the_exact_student_of_stage_two_has_no_loss(bound):
-    """Teacher of constant x: whatever the steps, the student's x is that constant."""
+def v_gain(angle, std=0.5):
+    """Of x ~ N(0, std^2) the exact v over z_t, where arctan(sigma / alpha) is `angle`."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return cos * sin * (1 - std**2) / (cos**2 * std**2 + sin**2)
 
-    def constant_x(value):
-        def network(z_t, logsnr_t, cond):
-            alpha, sigma = alpha_sigma(wide(logsnr_t))
-            return jnp.asarray((alpha * np.asarray(z_t, np.float64) - value) / sigma, jnp.float32)
 
-        return network
+def ddim_gain(t, s):
+    """z_s / z_t of its DDIM step between two angles; x itself lies at angle 0."""
+    return np.cos(t - s) - np.sin(t - s) * v_gain(t)
 
-    batch = make_batch(TSR1, images=(0,))
-    stages = {"student": TSR1, "teacher": TSR1}
-    for jump in (1, 2):
-        objective = ProgressiveObjective(grid=StudentGrid(num_steps=4, jump=jump), loss="snr_trunc")
-        measure = functools.partial(distillation_loss, objective)
-        loss, _ = measure(constant_x(0.3), constant_x(0.3), encode, batch, KEY, **stages)
-        assert loss < 1e-8
-        loss, _ = measure(constant_x(0.5), constant_x(0.3), encode, batch, KEY, **stages)
-        assert loss > 1e-2
+
+def gaussian_teacher(z_t, logsnr_t, cond):
+    return jnp.asarray(v_gain(np.arctan(np.exp(-wide(logsnr_t) / 2))), jnp.float32) * z_t
+
+
+def gaussian_student(z_t, logsnr_t, cond, *, num_steps, jump, halfway=0.5, off=0.0):
+    """The v by which one step multiplies z_t as two of the teacher do, plus `off`."""
+    t, b = np.arctan(np.exp(-wide(logsnr_t) / 2)), np.arctan(np.exp(-10.0))
+    whole = np.pi / 2 - 2 * b
+    length = whole * jump / num_steps
+    last = t - b < whole * 1.5 / num_steps
+    # The last step ends with the last x: at jump 2, where m is time 0, with the first.
+    m = np.where(last & (jump == 2), 0.0, t - halfway * length)
+    s = np.where(last, 0.0, t - length)
+    gain = ddim_gain(t, m) * ddim_gain(m, s)
+    return jnp.asarray((np.cos(t - s) - gain) / np.sin(t - s), jnp.float32) * z_t + off
+
+
+@pytest.mark.parametrize("jump", [1, 2])
+@pytest.mark.parametrize("loss", ["v_mse", "snr_trunc"])
+def test_the_exact_student_of_stage_two_has_no_loss_and_a_wrong_one_its_weight(bound, loss, jump):
+    objective = ProgressiveObjective(grid=StudentGrid(num_steps=4, jump=jump), loss=loss)
+    batch, stages = make_batch(BASE, images=(0, 1)), {"student": BASE, "teacher": BASE}
+
+    def measure(**changes):
+        student = functools.partial(gaussian_student, **{"num_steps": 4, "jump": jump} | changes)
+        networks = student, gaussian_teacher
+        return distillation_loss(objective, *networks, encode, batch, KEY, **stages)[0]
+
+    assert measure() < 1e-11
+    _, logsnr_t, _ = bound[-1]
+    alpha, sigma = alpha_sigma(np.asarray(logsnr_t, np.float64))
+    # Every step is there, the last one, too.
+    assert set(np.round(4 * np.asarray(BASE.schedule.inverse(logsnr_t))).ravel()) == {1, 2, 3, 4}
+    weight = {"v_mse": np.ones_like(alpha), "snr_trunc": np.maximum(alpha**2, sigma**2)}[loss]
+    np.testing.assert_allclose(measure(off=0.1), 0.01 * weight.mean(), rtol=1e-4)
+    # What a wrong midpoint, grid or jump would make of the target.
+    for wrong in ({"halfway": 0.4}, {"num_steps": 8}, {"jump": 3 - jump}):
+        assert measure(**wrong) > 1e-6
 
 
 def test_both_networks_read_the_weight_in_stage_two(bound):
