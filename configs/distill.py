@@ -91,8 +91,8 @@ def get_config(which: str = "base") -> ConfigDict:
             sharding=trained.sharding,
         )
     )
-    # Stage one likewise in as many steps, at a rate that falls: our choice. GD keeps it, at 1e-4 for
-    # a student that reads w, 3e-4 for one of fixed w.
+    # Stage one in as many steps, at a rate that falls: our choice. GD keeps it, at 1e-4 where a
+    # student reads w, at 3e-4 where w is fixed.
     config.guided.ema_decay = 0.9999  # GD
     if tiny:
         demo(config, name)

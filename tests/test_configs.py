@@ -62,7 +62,9 @@ def test_full_size_stages_have_the_published_shapes_and_parameters(capsys):
     assert 32 < description["distillation_flops_ratio_all"] < 64
 
 
-@pytest.mark.parametrize(("size", "params"), [("1.6b", 1.6e9), ("500m", 500e6)])
+@pytest.mark.parametrize(
+    ("size", "params"), [("1.6b", 1.6e9), pytest.param("500m", 500e6, marks=pytest.mark.slow)]
+)
 def test_smaller_base_models_have_the_parameters_of_the_scaling_study(size, params):
     stage = to_record(Stage, load_config(f"configs/stages/base.py:{size}").stage)
     assert describe_stage(stage).params == pytest.approx(params, rel=0.02)

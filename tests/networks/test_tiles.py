@@ -60,12 +60,7 @@ BLOCKS = """
         y, vjp = jax.vjp(apply, params, h)
         return y, vjp(y_bar)
 
-    for clips, parts, tensor, width, cut, order in (
-        (2, 4, 1, 16, "frames", FRAMES_IN_TILES), (2, 4, 2, 12, "frames", FRAMES_IN_TILES),
-        (2, 8, 1, 8, "frames", FRAMES_IN_TILES), (2, 4, 2, 8, "height", FRAMES_IN_TILES),
-        (2, 1, 1, 8, "frames", FRAMES_IN_TILES), (16, 1, 1, 8, "frames", CLIPS_IN_TILES),
-        (8, 2, 2, 8, "frames", CLIPS_IN_TILES), (8, 4, 1, 8, "height", CLIPS_IN_TILES),
-    ):
+    for clips, parts, tensor, width, cut, order in MESHES:
         devices = jax.devices()[: max(parts * tensor, 2)]
         data = len(devices) // (parts * tensor)
         mesh = MeshShape(data=data, fsdp=1, context=parts, tensor=tensor)
@@ -89,6 +84,17 @@ BLOCKS = """
 """
 
 
+# Clips, parts of a clip, parts of channels, width, what is cut, and the order it asks for.
+FEW_MESHES = """
+        (2, 4, 2, 12, "frames", FRAMES_IN_TILES), (2, 4, 2, 8, "height", FRAMES_IN_TILES),
+        (16, 1, 1, 8, "frames", CLIPS_IN_TILES), (8, 2, 2, 8, "frames", CLIPS_IN_TILES),
+"""
+MORE_MESHES = """
+        (2, 4, 1, 16, "frames", FRAMES_IN_TILES), (2, 8, 1, 8, "frames", FRAMES_IN_TILES),
+        (2, 1, 1, 8, "frames", FRAMES_IN_TILES), (8, 4, 1, 8, "height", CLIPS_IN_TILES),
+"""
+
+
 # The base's blocks, whose frames attend to each other.
 ATTENDING = BLOCKS.replace('temporal="convolution"', 'temporal="attention"').replace(
     """(
@@ -98,9 +104,14 @@ ATTENDING = BLOCKS.replace('temporal="convolution"', 'temporal="attention"').rep
 )
 
 
+@pytest.mark.parametrize(
+    "meshes",
+    [FEW_MESHES, pytest.param(MORE_MESHES, marks=pytest.mark.slow)],
+    ids=["few", "more"],
+)
 @pytest.mark.parametrize("program", [BLOCKS, ATTENDING], ids=["convolution", "attention"])
-def test_a_block_for_tpus_equals_the_block_for_one_device(program):
-    assert "equal blocks" in printed_on(8, program)
+def test_a_block_for_tpus_equals_the_block_for_one_device(program, meshes):
+    assert "equal blocks" in printed_on(8, program.replace("MESHES", f"({meshes.strip()})"))
 
 
 @pytest.mark.parametrize("order", [FRAMES_FIRST, FRAMES_IN_TILES, CLIPS_IN_TILES])

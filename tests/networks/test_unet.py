@@ -271,7 +271,12 @@ def test_an_unrolled_loop_is_the_same_function_of_the_same_parameters():
 
 
 @pytest.mark.parametrize(
-    "kind, remat", [("sr", "blocks"), ("sr", "products"), ("base", "products")]
+    "kind, remat",
+    [
+        ("sr", "blocks"),
+        pytest.param("sr", "products", marks=pytest.mark.slow),
+        ("base", "products"),
+    ],
 )
 def test_rematerialisation_changes_no_gradient(kind, remat):
     config = SMALL_KINDS[kind]
@@ -285,7 +290,11 @@ def test_rematerialisation_changes_no_gradient(kind, remat):
 
 @pytest.mark.parametrize(
     "kind, rows, order",
-    [("sr", 2, FRAMES_IN_TILES), ("sr", 8, CLIPS_IN_TILES), ("base", 8, CLIPS_IN_TILES)],
+    [
+        ("sr", 2, FRAMES_IN_TILES),
+        pytest.param("sr", 8, CLIPS_IN_TILES, marks=pytest.mark.slow),
+        ("base", 8, CLIPS_IN_TILES),
+    ],
 )
 def test_in_the_orders_of_tpus_the_network_is_the_same_function(kind, rows, order, monkeypatch):
     # A CPU that calls itself a TPU takes its orders, and computes them as they are written.

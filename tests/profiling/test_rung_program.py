@@ -29,7 +29,11 @@ def run_of(weight=2.0, *, guidance=None):
     )
 
 
-@pytest.mark.parametrize("guidance", [ConstantGuidance(weight=2.0), GuidanceRange()], ids=str)
+@pytest.mark.parametrize(
+    "guidance",
+    [ConstantGuidance(weight=2.0), pytest.param(GuidanceRange(), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_step_is_five_evaluations_two_of_them_the_teachers(guidance):
     run, layout = run_of(guidance=guidance), make_layout(ShardingConfig())
     training = training_program(stage_run(BASE), layout)

@@ -1,5 +1,6 @@
 """What training may show, and how often each thing is shown."""
 
+import functools
 import itertools
 from collections import Counter
 
@@ -16,10 +17,11 @@ SCENES = 2500
 SHAPES = (*grammar.FORMS, *grammar.LETTERS)
 
 
+@functools.cache  # drawing them takes most of the time here
 def captions(split, *, is_image, count=SCENES, **mixture):
     draws = (Draws("test", split, is_image, index) for index in range(count))
     options = {"is_image": is_image, "split": split, "mixture": Mixture(**mixture)}
-    return [draw_caption(one, **options) for one in draws]
+    return tuple(draw_caption(one, **options) for one in draws)
 
 
 def motion_triples(shown):
