@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import traceback
 
 from absl import flags
 
@@ -55,17 +56,23 @@ def join(flag_values: CommandFlags, *, saves_when_stopped: bool = False) -> None
         raise ValueError(f"--distributed: {error}") from error
 
 
-def leave(exit_code: int) -> None:
+def leave(exit_code: int | None, error: BaseException) -> None:
     """Ends this process, if it has joined others, after a failure that may be its alone.
 
     An exit in good order would wait for the others, and they wait for this one in their next
     collective: after five minutes all would be aborted, with that for an exit code.
+
+    Args:
+      exit_code: None for a bug, whose traceback is printed; 1 then.
+      error: that ends the process.
     """
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():
         return
+    if exit_code is None:
+        traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
         time.sleep(1)  # Without the first the others are aborted: let them say why they fail, too.
-    os._exit(exit_code)
+    os._exit(1 if exit_code is None else exit_code)

@@ -8,7 +8,6 @@ code: 0 done, one of failures.py, or the command's own.
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 
 from absl import flags
@@ -54,9 +53,7 @@ def main(argv: Sequence[str] | None = None, *, commands: Mapping[str, str] = MOD
         return command.run(_parsed(command, [name, *rest])) or 0
     except (Exception, KeyboardInterrupt) as error:
         exit_code = failures.report(error, command="".join(argv[:1]))
-        if exit_code is None:
-            traceback.print_exc()
-        distributed.leave(1 if exit_code is None else exit_code)
+        distributed.leave(exit_code, error)
         if exit_code is None:
             raise
         return exit_code

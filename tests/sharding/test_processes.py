@@ -104,7 +104,7 @@ time.sleep(100)
 """
 
 
-def processes_of(program, *arguments):
+def processes_of(program, *arguments, stderr=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -115,6 +115,7 @@ def processes_of(program, *arguments):
             cwd=ROOT,
             env=os.environ | job | {"JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         for number in range(2)
@@ -158,9 +159,11 @@ def test_processes_hold_rows_that_are_no_neighbours():
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize(("error", "exit_code"), [("ValueError", 2), ("KeyError", 1)])
 def test_a_failure_of_one_process_ends_it_with_its_own_exit_code(failing, error, exit_code):
-    processes = processes_of(ALONE, str(failing), error)
+    processes = processes_of(ALONE, str(failing), error, stderr=subprocess.PIPE)
     # In good order it would wait five minutes for the other, then be aborted.
-    assert processes[failing].wait(timeout=100) == exit_code
+    said = processes[failing].communicate(timeout=100)[1]
+    assert processes[failing].returncode == exit_code
+    assert said.count("of this one") == 1 and said.count("Traceback") == (exit_code == 1), said
     if failing == 0:  # The coordinator, whom the other misses at once.
         assert processes[1].wait(timeout=100) != 0
     for process in processes:
