@@ -11,8 +11,9 @@ import sys
 import jax
 from small_epoch import STAGE, run_of
 
+from imagen_video.sharding.layout import layout_if_needed
 from imagen_video.training.run_text import frozen_params, load_run_text
-from imagen_video.training.stage_run import run_layout, train_stage
+from imagen_video.training.stage_run import train_stage
 
 if __name__ == "__main__":
     assert jax.device_count() == 8
@@ -22,7 +23,7 @@ if __name__ == "__main__":
         "encoded": run_of(num_steps=2, batch_size=8),
         "cached": run_of(num_steps=2, batch_size=8, cache=cache),
     }.items():
-        layout = run_layout(run.sharding)
+        layout = layout_if_needed(run.sharding)
         text = load_run_text(run.text, num_tokens=STAGE.text_tokens, layout=layout)
         train_stage(run, text=text, workdir=f"{workdir}/{name}")
         leaves = jax.tree.leaves(frozen_params(text, layout))

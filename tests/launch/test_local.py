@@ -55,7 +55,7 @@ def launch(*arguments, logs):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -21,7 +21,7 @@ pytest.importorskip("libtpu")
 
 def compile_stage(*arguments):
     command = [sys.executable, "-m", "imagen_video", "compile", "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
 
