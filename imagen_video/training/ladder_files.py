@@ -60,7 +60,13 @@ def write_ladder(workdir: epath.Path, names: Sequence[str], *, max_error: float)
 def read_evaluation(rung: epath.Path) -> dict[str, Any] | None:
     """Returns what `write_evaluation` wrote; None for a rung that is not finished."""
     path = rung / EVALUATION_FILE
-    return _read(path, "error_before", "error") if path.exists() else None
+    if not path.exists():
+        return None
+    evaluation = _read(path, "error_before", "error")
+    for name in ("error_before", "error"):
+        if not isinstance(evaluation[name], float | int | None):
+            raise ValueError(f"{path}: is damaged: {name} is {evaluation[name]!r}")
+    return evaluation
 
 
 def check_teachers(workdir: epath.Path, names: Sequence[str]) -> None:

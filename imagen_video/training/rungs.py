@@ -82,8 +82,8 @@ class Rung:
       stage: the student's; `sampling` is how it is sampled when it has learned.
       teacher: the stage that it imitates.
       compared: DDIM samplings of student and teacher that give the same clips, from the same noise,
-        if the student has learned all: also for the stochastic sampler, whose own noise would hide
-        the difference.
+        if the student has learned all, but for what clipping x in every step changes: also for the
+        stochastic sampler, whose own noise would hide the difference.
       objective: by which it imitates.
       train: its training run.
     """

@@ -279,6 +279,7 @@ def test_a_student_is_no_first_teacher_and_a_damaged_ladder_is_named(tmp_path, t
         ("ladder.json", '{"rungs": []}', r"ladder\.json: is damaged: it names no rung"),
         ("steps_0002/evaluation.json", '{"error": 1.0}', "is damaged: it lacks error_before"),
         ("steps_0002/evaluation.json", "[1", r"evaluation\.json: is damaged: Expecting"),
+        ("steps_0002/evaluation.json", '{"error": "", "error_before": 1}', "damaged: error is ''"),
     ):
         file = ladder_folder / name
         whole = file.read_text()
