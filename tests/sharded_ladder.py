@@ -31,6 +31,7 @@ def climb(workdir):
     text, teacher = micro_cascade.text_model(), workdir / "ssr1.safetensors"
     params = micro_cascade.drawn_params(STAGE)
     save_stage(str(teacher), STAGE, params, text_digest=text.digest, dtype="float32")
+    mesh = MeshShape(data=2, fsdp=2, context=2) if jax.device_count() == 8 else MeshShape()
     optimizer = OptimizerConfig(learning_rate=1e-4, warmup_steps=0, schedule="linear")
     trained = micro_cascade.stage_run(STAGE, num_steps=2, batch_size=8, optimizer=optimizer)
     run = DistillRun(
@@ -48,7 +49,7 @@ def climb(workdir):
         text=trained.text,
         guided=trained.train,
         halving=trained.train,
-        sharding=ShardingConfig(mesh=MeshShape(data=2, fsdp=2, context=2)),
+        sharding=ShardingConfig(mesh=mesh),
     )
     return [dataclasses.asdict(result) for result in distill(run, text=text, workdir=str(workdir))]
 
